@@ -1,0 +1,66 @@
+# `make` alone lists the targets. Variables: PYTHON (builds .venv), PIP_FLAGS and PYTEST_FLAGS (options passed on).
+PYTHON ?= python3
+PIP_FLAGS ?=
+PYTEST_FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install test lint format unit interpreter offline smoke \
+  format-check ruff-check pyright demo demo-baseline bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+install: $(STAMP) ## build .venv with rst (editable) and the tools, if there is none or pyproject.toml has changed
+
+# The stamp is written last: an installation that was cut short is taken up again by the next make.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "rst needs Python 3.11 or newer; $(PYTHON) is not: make install PYTHON=/path/to/python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev]'
+	@touch $@
+
+# ---- checks: `make test` runs all of them, goes on after a failure and fails at the end ----
+
+CHECKS := format-check ruff-check pyright unit interpreter offline smoke
+
+test: $(STAMP) ## every check below, in this order; each is a target of its own
+	@passed=0; failed=; \
+	for check in $(CHECKS); do \
+	  printf '\n======== make %s ========\n' "$$check"; \
+	  if $(MAKE) --no-print-directory "$$check"; then passed=$$((passed + 1)); else failed="$$failed $$check"; fi; \
+	done; \
+	set -- $$failed; \
+	printf '\n'; \
+	if [ $$# -gt 0 ]; then echo "failed:$$failed"; fi; \
+	echo "checks: $$passed passed, $$# failed"; \
+	[ $$# -eq 0 ]
+
+lint: $(STAMP) ## formatting, lint and types
+	@$(MAKE) --no-print-directory --keep-going format-check ruff-check pyright
+
+format: $(STAMP) ## rewrite the code as ruff formats it, and mend what ruff can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+format-check: $(STAMP)
+	$(BIN)/ruff format --check
+
+ruff-check: $(STAMP)
+	$(BIN)/ruff check
+
+pyright: $(STAMP)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+unit: $(STAMP) ## pytest: all but the Triton kernels themselves
+	env -u TRITON_INTERPRET $(BIN)/python -m pytest --ignore tests/kernels/offline $(PYTEST_FLAGS)
+
+interpreter: $(STAMP) ## the Triton kernels, interpreted on the CPU
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/interpreter $(PYTEST_FLAGS)
+
+offline: $(STAMP) ## the Triton kernels, compiled for GPUs that this machine need not have
+	env -u TRITON_INTERPRET $(BIN)/python -m pytest -s tests/kernels/offline $(PYTEST_FLAGS)

@@ -1,0 +1,1 @@
+from detectors import *  # noqa: F403 - leads type checkers through the folder mapping of pyproject.toml
