@@ -10,8 +10,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 TREE = Path(__file__).resolve().parent.parent
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-# Triton reads TRITON_INTERPRET when a kernel is decorated, so that a process either interprets kernels or compiles them:
-# `make interpreter` and `make offline` run one each.
+# Triton reads TRITON_INTERPRET when a kernel is decorated: a process either interprets kernels or compiles them, and
+# `make interpreter` and `make offline` are the two processes.
 collect_ignore = ["kernels/offline"] if INTERPRETED else ["kernels/interpreter"]
 
 
