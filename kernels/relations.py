@@ -1,0 +1,38 @@
+"""H, the smoothed step between two logits, and where it bends: once, for every torch file of this folder.
+
+    s  logits        x = s_j - s_i        delta  half-width of the smoothing, in logits
+
+Triton's twin of `step` is in `tiles.py`.
+"""
+
+import torch
+from torch import Tensor
+
+
+def step(difference: Tensor, delta: float) -> Tensor:
+    """H(x) of section 4: clamp(x / 2 delta + 1/2, 0, 1) for delta > 0, [x >= 0] for delta == 0; NaN stays NaN."""
+    if delta > 0:
+        return (difference / (2 * delta) + 0.5).clamp(0, 1)
+    return torch.where(difference.isnan(), difference, (difference >= 0).to(difference.dtype))
+
+
+def pairwise_step(lower: Tensor, upper: Tensor, delta: float) -> Tensor:
+    """H(upper_j - lower_i) as a matrix (len(lower), len(upper)); two equal infinities are a tie, not a NaN."""
+    difference = upper[None, :] - lower[:, None]
+    tie = (upper[None, :] == lower[:, None]) & upper.isinf()[None, :]
+    return step(difference.masked_fill_(tie, 0), delta)
+
+
+def squash_infinities(logits: Tensor, positives: Tensor, delta: float) -> Tensor:
+    """A copy of `logits` with finite values only, and the same H against every one of the `positives`.
+
+    Finite logits further than 2 delta from every finite positive are as good as at that distance, which leaves room
+    outside for the infinite ones. Needed where an infinite positive makes kinks whose distance is undefined.
+    """
+    finite = positives[positives.isfinite()]
+    low, high = (finite.min(), finite.max()) if len(finite) else (positives.new_zeros(()), positives.new_zeros(()))
+    # relative as well as absolute, so that the room survives the rounding of large logits
+    room = (low.abs() + high.abs()) * 1e-3 + max(2 * delta, 1.0)
+    clamped = logits.to(positives.dtype).clamp(low - room, high + room)
+    clamped = torch.where(logits == torch.inf, high + 3 * room, clamped)
+    return torch.where(logits == -torch.inf, low - 3 * room, clamped)

@@ -1,0 +1,153 @@
+"""From what a caller has (tensors, pyramid levels, dense labels, indices) to the one form that the backends take.
+
+    L  levels: tensors that form one ranking        M  logits of all levels together
+    P  positives
+
+Both forms of targets end as an `Examples`: flat levels, the positives' index and quality, and per level something that
+says which logits are ignored. Nothing of size M is copied unless a level is not contiguous.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class SparseTargets(NamedTuple):
+    """The positives of a ranking by their place; every other logit is a negative unless `ignore` says otherwise.
+
+    The natural form for a detector, which knows the few anchors that it assigned. A positive whose quality is exactly 0
+    stays a positive, which dense targets cannot say.
+    """
+
+    index: Tensor  # (P,) int64, distinct places in the concatenation of the raveled levels
+    quality: Tensor  # (P,) localisation quality (IoU, Dice) in [0, 1]
+    ignore: Tensor | Sequence[Tensor] | None = None  # bool, the shape(s) of the logits; a positive is never ignored
+
+
+Targets = Tensor | Sequence[Tensor] | SparseTargets
+
+
+class Examples(NamedTuple):
+    """One ranking in the form that every backend takes."""
+
+    levels: list[Tensor]  # each (n,) float, contiguous
+    index: Tensor  # (P,) int64 into the concatenation of the levels
+    quality: Tensor  # (P,) float
+    ignores: list[Tensor | None]  # each (n,): bool (True: ignored), or dense targets (negative: ignored), or nothing
+    masked: Tensor | None = None  # (P,) bool: positives that `ignores` covers; they stay positives all the same
+
+
+def is_ignored(ignore: Tensor) -> Tensor:
+    """The bool mask behind one of `Examples.ignores`, or behind a slice of it."""
+    return ignore if ignore.dtype == torch.bool else ignore < 0
+
+
+def as_levels(logits: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """The levels of a ranking as a list, checked to share one float dtype and one device."""
+    levels = [logits] if isinstance(logits, Tensor) else list(logits)
+    if not levels:
+        raise ValueError("logits: the sequence of levels is empty")
+    for position, level in enumerate(levels):
+        name = "logits" if isinstance(logits, Tensor) else f"logits[{position}]"
+        if not isinstance(level, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(level).__name__}")
+        if not level.is_floating_point():
+            raise TypeError(f"{name}: expected a float tensor, got {level.dtype}")
+        if level.dtype != levels[0].dtype or level.device != levels[0].device:
+            raise ValueError(
+                f"{name}: {level.dtype} on {level.device}, but logits[0] is {levels[0].dtype} on {levels[0].device}"
+            )
+    return levels
+
+
+def flatten_examples(levels: list[Tensor], targets: Targets) -> Examples:
+    """`levels` (checked) and their `targets` as `Examples`; dense targets cost one host sync, to learn P."""
+    flat = [level.detach().reshape(-1) for level in levels]
+    if isinstance(targets, SparseTargets):
+        return _from_sparse(flat, levels, targets)
+    labels = _matching(levels, [targets] if isinstance(targets, Tensor) else list(targets), "targets")
+    labels = [label.detach().reshape(-1) for label in labels]
+    # not "label > 0": a NaN quality has to be seen, or it would drop out in silence
+    places = [torch.logical_not(label <= 0).nonzero().squeeze(1) for label in labels]
+    quality = torch.cat([label[place] for label, place in zip(labels, places, strict=True)])
+    offsets = _offsets(flat)
+    index = torch.cat([place + offset for place, offset in zip(places, offsets, strict=True)])
+    if not quality.is_floating_point():
+        quality = quality.float()
+    _check_quality(quality, "targets")
+    return Examples(flat, index, quality, list(labels))
+
+
+def gather(levels: list[Tensor], index: Tensor) -> Tensor:
+    """The values (P,) at `index` of the concatenation of `levels`, without concatenating them, without a host sync."""
+    if len(levels) == 1:
+        return levels[0][index]
+    values = levels[0].new_zeros(index.shape)
+    for level, offset in zip(levels, _offsets(levels), strict=True):
+        if level.numel():
+            local = index - offset
+            inside = (local >= 0) & (local < level.numel())
+            values = torch.where(inside, level[local.clamp(0, level.numel() - 1)], values)
+    return values
+
+
+def _from_sparse(flat: list[Tensor], levels: list[Tensor], targets: SparseTargets) -> Examples:
+    index, quality, ignore = targets
+    size = sum(level.numel() for level in flat)
+    if index.dtype != torch.int64 or index.dim() != 1:
+        raise ValueError(f"targets.index: expected (P,) int64, got {tuple(index.shape)} {index.dtype}")
+    if quality.shape != index.shape or not quality.is_floating_point():
+        raise ValueError(
+            f"targets.quality: expected {tuple(index.shape)} float, got {tuple(quality.shape)} {quality.dtype}"
+        )
+    for name, tensor in (("index", index), ("quality", quality)):
+        if tensor.device != flat[0].device:
+            raise ValueError(f"targets.{name}: on {tensor.device}, but the logits are on {flat[0].device}")
+    if index.device.type == "cpu" and len(index):  # elsewhere a look at the values would cost a host sync
+        ordered = index.sort().values
+        if ordered[0] < 0 or ordered[-1] >= size:
+            wrong = int(ordered[0] if ordered[0] < 0 else ordered[-1])
+            raise ValueError(f"targets.index: {wrong} is outside the {size} logits")
+        repeated = (ordered[1:] == ordered[:-1]).nonzero()
+        if len(repeated):
+            raise ValueError(f"targets.index: {int(ordered[repeated[0]])} is there more than once")
+    quality = quality.detach()
+    _check_quality(quality, "targets.quality")
+    if ignore is None:
+        return Examples(flat, index, quality, [None] * len(flat))
+    masks = _matching(levels, [ignore] if isinstance(ignore, Tensor) else list(ignore), "targets.ignore")
+    for mask in masks:
+        if mask.dtype != torch.bool:
+            raise ValueError(f"targets.ignore: expected bool, got {mask.dtype}")
+    flat_masks = [mask.reshape(-1) for mask in masks]
+    return Examples(flat, index, quality, list(flat_masks), gather(flat_masks, index))
+
+
+def _matching(levels: list[Tensor], tensors: list[Tensor], name: str) -> list[Tensor]:
+    if len(tensors) != len(levels):
+        raise ValueError(f"{name}: {len(tensors)} tensors for {len(levels)} levels of logits")
+    for position, (level, tensor) in enumerate(zip(levels, tensors, strict=True)):
+        place = f"{name}[{position}]" if len(levels) > 1 else name
+        if tensor.shape != level.shape:
+            raise ValueError(f"{place}: shape {tuple(tensor.shape)}, but the logits have {tuple(level.shape)}")
+        if tensor.device != level.device:
+            raise ValueError(f"{place}: on {tensor.device}, but the logits are on {level.device}")
+    return tensors
+
+
+def _offsets(levels: list[Tensor]) -> list[int]:
+    offsets = [0]
+    for level in levels[:-1]:
+        offsets.append(offsets[-1] + level.numel())
+    return offsets
+
+
+def _check_quality(quality: Tensor, name: str) -> None:
+    # On an accelerator the look would cost a host sync; the loss itself stays defined there for any finite quality.
+    # The margin lets the rounding of an IoU pass.
+    if quality.device.type == "cpu" and len(quality):
+        low, high = (float(bound) for bound in quality.aminmax())
+        if low < 0 or high > 1 + 1e-3:
+            raise ValueError(f"{name}: a quality of {low if low < 0 else high:g} is outside [0, 1]")
