@@ -1,4 +1,4 @@
-"""What the documents tell a reader to type exists: commands, options, make targets, files; and the Python in them runs."""
+"""What the documents tell a reader to type exists: commands, options, targets, files; and the Python in them runs."""
 
 import contextlib
 import io
