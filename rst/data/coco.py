@@ -1,0 +1,137 @@
+"""COCO detection data as a torch Dataset of tv_tensors.
+
+Differences from torchvision's reader: pictures without objects keep their (empty) targets, crowds are left out of the
+targets, and every fault in the files is named. The annotations of a whole set live in a few numpy arrays, which worker
+processes share without copying.
+
+Tensor letters: n objects of a picture, H and W its height and width in pixels.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from rst.data.annotations import Annotations, read_annotations
+from rst.data.errors import DataError
+from rst.data.masks import decode_segmentation
+
+EXIF_ORIENTATION = 0x0112
+ROTATED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+
+
+class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
+    """Pictures with the boxes, labels and masks of a COCO annotation file.
+
+    Args:
+        annotations: COCO JSON file.
+        images: folder that its `file_name`s are relative to.
+        transforms: maps (image, target) to the same; see `rst.data.transforms`.
+        keep_empty: keep pictures without objects; the published COCO recipes leave them out.
+        masks: add "masks" to the targets.
+
+    `ds[i]` is (image, target):
+        image                   tv_tensors.Image (3, H, W) uint8 RGB, or what `transforms` makes of it
+        target["boxes"]         tv_tensors.BoundingBoxes (n, 4) float32 XYXY, pixels, clipped to the picture
+        target["labels"]        (n,) int64 in [0, num_classes), the index into `category_ids`
+        target["image_id"]      int
+        target["original_size"] (height, width) of the file, ints, untouched by the transforms
+        target["masks"]         tv_tensors.Mask (n, H, W) uint8 in {0, 1}, with `masks=True`
+
+    Attributes: category_ids (ascending; the index is the label), class_names, num_classes, image_ids,
+        aspect_ratios (width / height, one per picture), left_out (what was wrong with boxes left out, counts).
+
+    Raises:
+        DataError: on construction for a file that cannot be read as COCO (see `read_annotations`) or a picture that is
+            missing; on access for a picture that cannot be decoded or has another size than annotated.
+
+    Warns:
+        DataWarning: once, if boxes were left out (no area, wholly outside the picture).
+    """
+
+    def __init__(
+        self,
+        annotations: str | Path,
+        images: str | Path,
+        *,
+        transforms: Callable[..., Any] | None = None,
+        keep_empty: bool = True,
+        masks: bool = False,
+    ):
+        self.annotation_file, self.folder = Path(annotations), Path(images)
+        self.transforms, self.masks = transforms, masks
+        table = read_annotations(self.annotation_file, self.folder, masks=masks)
+        self._table: Annotations = table if keep_empty else table.without_empty()
+        self.category_ids, self.class_names = table.category_ids, table.class_names
+        self.left_out = table.left_out
+
+    def __len__(self) -> int:
+        return len(self._table.image_ids)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.category_ids)
+
+    @property
+    def image_ids(self) -> list[int]:
+        return self._table.image_ids.tolist()
+
+    @property
+    def aspect_ratios(self) -> np.ndarray:
+        return self._table.sizes[:, 1] / self._table.sizes[:, 0]
+
+    def __getitem__(self, index: int) -> tuple[Any, dict[str, Any]]:
+        table = self._table
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} of a set of {len(self)} pictures")
+        index %= len(self)
+        height, width = (int(side) for side in table.sizes[index])
+        image = tv_tensors.Image(self._decode(self.folder / table.file_names[index], height, width))
+        rows = slice(table.first[index], table.first[index + 1])
+        boxes = torch.from_numpy(table.boxes[rows].copy())
+        target: dict[str, Any] = {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),  # type: ignore[call-overload]
+            "labels": torch.from_numpy(table.labels[rows].astype(np.int64)),
+            "image_id": int(table.image_ids[index]),
+            "original_size": (height, width),
+        }
+        if self.masks:
+            where = f"{self.annotation_file}: image {target['image_id']}"
+            stack = [decode_segmentation(table.segmentation(row), height, width, where) for row in _range(rows)]
+            planes = np.stack(stack) if stack else np.zeros((0, height, width), np.uint8)
+            target["masks"] = tv_tensors.Mask(torch.from_numpy(planes))
+        if self.transforms is not None:
+            image, target = self.transforms(image, target)
+        return image, target
+
+    def _decode(self, path: Path, height: int, width: int) -> Tensor:
+        """(3, H, W) uint8. A rotation noted in EXIF is applied where the annotated size asks for it."""
+        try:
+            with Image.open(path) as picture:
+                if picture.size == (height, width) != (width, height) and _is_rotated(picture):
+                    picture = ImageOps.exif_transpose(picture)
+                if picture.size != (width, height):
+                    raise DataError(
+                        f"{path}: the picture has {picture.size[0]}x{picture.size[1]} pixels (width x height), "
+                        f"{self.annotation_file} says {width}x{height}"
+                    )
+                pixels = np.array(picture.convert("RGB"))
+        except FileNotFoundError:
+            raise DataError(f"{path}: the picture has vanished since {self.annotation_file} was read") from None
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: PIL's for broken PNG
+            raise DataError(f"{path}: cannot be read as a picture: {error}") from error
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _is_rotated(picture: Image.Image) -> bool:
+    return picture.getexif().get(EXIF_ORIENTATION) in ROTATED
+
+
+def _range(rows: slice) -> range:
+    return range(rows.start, rows.stop)

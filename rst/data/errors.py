@@ -1,0 +1,13 @@
+"""What the data layer says about faulty input."""
+
+
+class DataError(ValueError):
+    """A fault in the user's data. The message names the file, the id or key, and the value."""
+
+
+class DataWarning(UserWarning):
+    """A fault that was worked around (a box left out), reported once per annotation file."""
+
+
+class FetchError(OSError):
+    """A file could neither be found in the cache nor downloaded. The message says what was tried."""

@@ -1,0 +1,183 @@
+"""The data of one experiment, as Lightning expects it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from rst.data.coco import CocoDetection
+from rst.data.errors import DataError
+from rst.data.sampler import EpochBatches, TrainingLoader
+from rst.data.transforms import evaluation_transforms, training_transforms
+
+Batch = tuple[list[Tensor], list[dict[str, Any]]]
+
+
+class DetectionData(LightningDataModule):
+    """Training and validation data in COCO form. Use with `Trainer(use_distributed_sampler=False)`.
+
+    Args:
+        train_annotations, train_images: COCO file and picture folder to train on.
+        val_annotations, val_images: COCO file and picture folder to validate on.
+        images_per_batch: pictures in a batch, per process.
+        short_sides: candidates of the shorter side in training, pixels; one is drawn per picture.
+        max_side: limit of the longer side, pixels.
+        flip: probability of a horizontal flip.
+        test_short_side: shorter side in validation, pixels; the largest of `short_sides` by default.
+        group_by_aspect_ratio: batches of upright and of wide pictures.
+        workers: worker processes that read pictures, per process; 0 reads in the training process.
+        keep_empty: train on pictures without objects too; the published COCO recipes leave them out.
+        masks: add instance masks to the targets.
+        seed: of order and augmentation.
+
+    A batch is (images, targets): a list of float tensors (3, H, W) in [0, 1], and a list of dicts, see `CocoDetection`.
+
+    Order and augmentation are a pure function of (seed, epoch, image index), whatever the workers and whatever ran
+    before, and a run resumed within an epoch goes on exactly: Lightning stores and restores the position (see
+    `TrainingLoader`); without Lightning call `set_position`. In validation each process sees its share of the pictures
+    once, without repeats; shares may differ by one picture.
+
+    Raises:
+        DataError: in `setup`, for faulty files, or classes that differ between training and validation.
+    """
+
+    # a process may get no validation picture at all, if there are more processes than pictures
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def __init__(
+        self,
+        train_annotations: Path,
+        train_images: Path,
+        val_annotations: Path,
+        val_images: Path,
+        *,
+        images_per_batch: int = 4,
+        short_sides: Sequence[int] = (800,),
+        max_side: int = 1333,
+        flip: float = 0.5,
+        test_short_side: int | None = None,
+        group_by_aspect_ratio: bool = True,
+        workers: int = 2,
+        keep_empty: bool = True,
+        masks: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        if images_per_batch < 1:
+            raise ValueError(f"images_per_batch must be at least 1, got {images_per_batch}")
+        if workers < 0:
+            raise ValueError(f"workers must not be negative, got {workers}")
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
+        self.train_files, self.val_files = (train_annotations, train_images), (val_annotations, val_images)
+        self.images_per_batch, self.group_by_aspect_ratio = images_per_batch, group_by_aspect_ratio
+        self.workers, self.keep_empty, self.masks, self.seed = workers, keep_empty, masks, seed
+        self.train_transforms = training_transforms(short_sides, max_side, flip)
+        self.val_transforms = evaluation_transforms(test_short_side or max(short_sides), max_side)
+        self.train_set: CocoDetection | None = None
+        self.val_set: CocoDetection | None = None
+        self._position: tuple[int, int] | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the annotation files that `stage` ("fit", "validate", "test", "predict"; None: all) needs, once."""
+        if self.val_set is None:
+            self.val_set = CocoDetection(*self.val_files, transforms=self.val_transforms)
+        if stage in ("fit", None) and self.train_set is None:
+            self.train_set = CocoDetection(
+                *self.train_files, transforms=self.train_transforms, keep_empty=self.keep_empty, masks=self.masks
+            )
+            theirs = (self.val_set.category_ids, self.val_set.class_names)
+            if (self.train_set.category_ids, self.train_set.class_names) != theirs:
+                raise DataError(
+                    f"{self.train_files[0]} and {self.val_files[0]} have different categories: "
+                    f"{_differing(self.train_set, self.val_set)}"
+                )
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, by label; after `setup`."""
+        return self._loaded(self.val_set).class_names
+
+    @property
+    def category_ids(self) -> list[int]:
+        """COCO category ids, by label; after `setup`."""
+        return self._loaded(self.val_set).category_ids
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.category_ids)
+
+    def train_dataloader(self) -> TrainingLoader:
+        rank, world_size = self._process()
+        dataset = self._loaded(self.train_set)
+        if not len(dataset):
+            raise DataError(
+                f"{self.train_files[0]}: no pictures to train on" + (" have objects" * (not self.keep_empty))
+            )
+        batches = EpochBatches(
+            dataset.aspect_ratios,
+            self.images_per_batch,
+            seed=self.seed,
+            group_by_aspect_ratio=self.group_by_aspect_ratio,
+            rank=rank,
+            world_size=world_size,
+        )
+        loader = TrainingLoader(
+            dataset, batches, workers=self.workers, collate=collate, pin_memory=torch.cuda.is_available()
+        )
+        if self._position is not None:
+            epoch, done = self._position
+            loader.load_state_dict(loader.state_dict() | {"epoch": epoch, "batches_done": done})
+            self._position = None
+        return loader
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        rank, world_size = self._process()
+        dataset = self._loaded(self.val_set)
+        return DataLoader(
+            Subset(dataset, range(rank, len(dataset), world_size)),
+            batch_size=self.images_per_batch,
+            num_workers=self.workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.workers > 0,
+            generator=torch.Generator(),  # its own, so that validating does not draw from the training's stream
+        )
+
+    test_dataloader = val_dataloader
+
+    def set_position(self, epoch: int, batches_done: int) -> None:
+        """Let the next `train_dataloader()` begin after `batches_done` batches of `epoch`."""
+        if epoch < 0 or batches_done < 0:
+            raise ValueError(f"epoch and batches_done must not be negative, got {epoch} and {batches_done}")
+        self._position = (epoch, batches_done)
+
+    def _process(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+    @staticmethod
+    def _loaded(dataset: CocoDetection | None) -> CocoDetection:
+        if dataset is None:
+            raise RuntimeError("the data is not loaded yet: call setup() first")
+        return dataset
+
+
+def collate(items: list[tuple[Any, dict[str, Any]]]) -> Batch:
+    """Items of `CocoDetection` as a batch of plain tensors, which cross process borders cheaper than tv_tensors."""
+    images = [image.as_subclass(Tensor) for image, _ in items]
+    targets = [
+        {key: value.as_subclass(Tensor) if isinstance(value, Tensor) else value for key, value in target.items()}
+        for _, target in items
+    ]
+    return images, targets
+
+
+def _differing(train: CocoDetection, val: CocoDetection) -> str:
+    ours, theirs = (set(zip(d.category_ids, d.class_names, strict=True)) for d in (train, val))
+    return f"only the first has {sorted(ours - theirs)[:5]}, only the second has {sorted(theirs - ours)[:5]}"
