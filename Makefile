@@ -65,6 +65,16 @@ interpreter: $(STAMP) ## the Triton kernels, interpreted on the CPU
 offline: $(STAMP) ## the Triton kernels, compiled for GPUs that this machine need not have
 	env -u TRITON_INTERPRET $(BIN)/python -m pytest -s tests/kernels/offline $(PYTEST_FLAGS)
 
+SMOKE := build/smoke
+smoke: $(STAMP) ## a short real run through the command line: data, training, resuming, evaluation, prediction
+	rm -rf $(SMOKE)
+	$(BIN)/rst data shapes --output $(SMOKE)/shapes
+	$(BIN)/rst train --config tests/smoke.yaml --output $(SMOKE)/run
+	$(BIN)/rst train --resume $(SMOKE)/run --trainer.max_epochs 2
+	$(BIN)/rst evaluate --checkpoint $(SMOKE)/run/checkpoints/best.ckpt
+	$(BIN)/rst predict --checkpoint $(SMOKE)/run $(SMOKE)/shapes/val --output $(SMOKE)/pictures --threshold 0.1
+	test -s $(SMOKE)/run/evaluation/metrics.json && test -s $(SMOKE)/run/curves.png && test -s $(SMOKE)/pictures/predictions.json
+
 # ---- the main job, on real photographs ----
 
 # $(1): config, $(2): run folder. A run is never trained over; the one before the last is what is thrown away.
@@ -73,7 +83,7 @@ define demonstrate
 	@if [ -e $(2) ]; then rm -rf $(2)-previous && mv $(2) $(2)-previous && echo "kept the run before as $(2)-previous"; fi
 	$(BIN)/rst train --config $(1) --output $(2)
 	$(BIN)/rst evaluate --checkpoint $(2)/checkpoints/best.ckpt --output $(2)/evaluation
-	$(BIN)/rst predict --checkpoint $(2)/checkpoints/best.ckpt --images data/trees/val --output $(2)/pictures
+	$(BIN)/rst predict --checkpoint $(2)/checkpoints/best.ckpt data/trees/val --output $(2)/pictures
 	@printf '\nDetections on the held-out tiles: %s/pictures\nLoss curves: %s/curves.png\n' $(2) $(2)
 endef
 

@@ -46,9 +46,9 @@ def help_of(*words: str) -> str:
     from rst.cli.main import main
 
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stopped:
-        main([*words, "--help"])
-    assert stopped.value.code in (0, None), f"rst {' '.join(words)} --help fails"
+    with contextlib.redirect_stdout(printed):
+        code = main([*words, "--help"])
+    assert code == 0, f"rst {' '.join(words)} --help fails"
     return printed.getvalue()
 
 
@@ -63,7 +63,8 @@ def test_commands_and_options_exist(document: Path):
         assert re.search(rf"\b{words[1]}\b", help_of()), f"no such command: {' '.join(words)}"
         options = {word.split("=")[0] for word in words if word.startswith("--")}
         for option in options - {"--help"}:
-            assert option in help_of(words[1]), f"no option {option} in: {' '.join(words)}"
+            pattern = rf"(?<![\w-]){re.escape(option)}(?![\w.-])"
+            assert re.search(pattern, help_of(words[1])), f"--help has no {option}: {' '.join(words)}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
