@@ -1,0 +1,98 @@
+"""The command `rst`: chooses the subcommand, turns faults into exit codes.
+
+Exit codes: 0 done; 1 the run failed; 2 a mistake in the arguments, the configuration or the data; 130 interrupted.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+
+HELP = """\
+usage: rst COMMAND ...
+
+rst, the Rank & Sort Toolkit: train detectors with exact ranking losses.
+
+commands:
+  train      train a detector on a data set in COCO format
+  evaluate   score a checkpoint on a data set; COCO table and results file
+  predict    detect objects in picture files; pictures with boxes and a JSON file
+  plot       draw the loss curves of a run
+  data       prepare a small data set to try things out with
+
+  rst COMMAND --help explains a command. rst --version prints the version.
+
+example:
+  rst data trees --output data/trees
+  rst train --config configs/sample/rs_faster_rcnn_mobilenetv2.yaml --output runs/trees
+  rst evaluate --checkpoint runs/trees/checkpoints/best.ckpt
+  rst predict --checkpoint runs/trees/checkpoints/best.ckpt data/trees/val --output runs/trees/pictures
+
+Every command takes --debug, which shows where an error comes from.
+"""
+
+# Each module is imported only when its command is called: torch and Lightning take seconds.
+COMMANDS = {name: f"rst.cli.{name}" for name in ("train", "evaluate", "predict", "plot", "data")}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `rst` with these arguments (those of the process if None) and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"rst {version('rank-sort-toolkit')}")
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        return _complain(f"no such command: {command}{_suggestion(command)}; the commands are {', '.join(COMMANDS)}", 2)
+    debug = "--debug" in rest
+    rest = [argument for argument in rest if argument != "--debug"]
+    try:
+        return importlib.import_module(COMMANDS[command]).main(rest)
+    except KeyboardInterrupt as interrupt:
+        return _complain(str(interrupt) or "interrupted", 130)
+    except Exception as error:
+        code = exit_code(error)
+        if debug or code is None:
+            traceback.print_exc()
+            return 1 if code is None else code
+        # What this project raises says all there is to say; for the rest the place may matter.
+        hint = "" if type(error).__module__.startswith("rst.") else " (--debug shows where)"
+        return _complain(f"{error}{hint}", code)
+
+
+def exit_code(error: Exception) -> int | None:
+    """The exit code for an error that its message explains; None for one that needs its traceback.
+
+    A ValueError is by this project's convention the caller's mistake, and names it.
+    """
+    from rst.training.errors import CheckpointError, NonFiniteLossError
+
+    if isinstance(error, NonFiniteLossError):
+        return 1
+    if isinstance(error, CheckpointError):
+        return 1 if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None else 2
+    if isinstance(error, (ValueError, OSError)):
+        return 2
+    return None
+
+
+def _complain(message: str, code: int) -> int:
+    rank = os.environ.get("LOCAL_RANK", "0")  # set in the processes that training on several devices starts
+    print(f"rst: {message}" if rank == "0" else f"rst (process {rank}): {message}", file=sys.stderr)
+    return code
+
+
+def _suggestion(command: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(command, COMMANDS, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""A detector in training: its losses summed, checked and logged; its detections gathered and scored."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from rst.evaluation import evaluate_detections, to_coco_results
+from rst.training.checkpoints import MODEL_RECORD, check_fits
+from rst.training.errors import ConfigError, NonFiniteLossError
+from rst.training.settings import OptimizerSettings, ScheduleSettings
+
+
+class DetectionTraining(LightningModule):
+    """Trains any detector that keeps to torchvision's contract.
+
+    In training `model(images, targets)` returns a dict of 0-d tensors whose keys start with "loss_"; their sum is the
+    objective. In evaluation `model(images)` returns a list of {"boxes", "labels", "scores"}.
+
+    Every loss term is logged under its own name, their sum as "loss", the learning rate as "lr", all as means over
+    the processes; the COCO metrics of the validation set as "val/AP", "val/AP50" and so on (in [0, 1]).
+
+    The random numbers that a model draws in a training step (a sampler, dropout) depend on seed, step and process
+    alone, so that a resumed run draws what the uninterrupted one would have drawn.
+
+    Args:
+        model: the detector, with its number of classes as the attribute `num_classes`.
+        optimizer: settings of SGD.
+        schedule: settings of the learning rate.
+        annotations: the validation set's COCO file; without one nothing is scored.
+        class_names: name of each label, stored in the checkpoints.
+        category_ids: the annotations' category id of each label.
+        config: the resolved configuration as YAML, stored in the checkpoints.
+        seed: seed of the training steps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerSettings | None = None,
+        schedule: ScheduleSettings | None = None,
+        *,
+        annotations: Path | str | None = None,
+        class_names: list[str] | None = None,
+        category_ids: list[int] | None = None,
+        config: str = "",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.optimizer_settings = optimizer or OptimizerSettings()
+        self.schedule_settings = schedule or ScheduleSettings()
+        self.annotations = annotations
+        self.class_names = list(class_names or [])
+        self.category_ids = list(category_ids or [])
+        self.config = config
+        self.seed = seed
+        self.results: list[dict[str, Any]] = []  # COCO results of the last validation; complete on rank 0 only
+        self.metrics: dict[str, float] = {}
+        self._results_of_image: dict[int, list[dict[str, Any]]] = {}
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise ConfigError(
+                f"model.num_classes is {self.num_classes}, but the annotations have {len(self.class_names)} "
+                f"categories ({', '.join(self.class_names[:5])}{', ...' if len(self.class_names) > 5 else ''})"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.model.num_classes)  # pyright: ignore[reportArgumentType] - nn.Module types attributes loosely
+
+    # ---- training
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.optimizer_settings.build(self.model)
+        scheduler = self.schedule_settings.build(optimizer, self._steps_per_epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+
+    def _steps_per_epoch(self) -> float:
+        batches = self.trainer.num_training_batches  # infinity until the loader exists
+        return batches if math.isinf(batches) else math.ceil(batches / self.trainer.accumulate_grad_batches)
+
+    def training_step(self, batch: tuple[list[Tensor], list[dict[str, Any]]], batch_idx: int) -> Tensor:
+        images, targets = batch
+        torch.manual_seed(_step_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        losses: dict[str, Tensor] = self.model(images, targets)
+        total = torch.stack(list(losses.values())).sum()
+
+        # One reduction a step: the logged values are means over the processes, and a loss that is not finite on one
+        # process stops all of them (one alone would leave the others waiting for its gradients).
+        values = torch.stack([*(loss.detach().float() for loss in losses.values()), total.detach().float()])
+        values = self.trainer.strategy.reduce(values, reduce_op="mean")
+        logged = dict(zip([*losses, "loss"], values.tolist(), strict=True))  # the step's one synchronisation
+        if not all(map(math.isfinite, logged.values())):
+            raise NonFiniteLossError(self._not_finite(logged, targets))
+        logged["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log_dict(logged, on_step=True, on_epoch=False, batch_size=len(images))
+        return total
+
+    def _not_finite(self, logged: dict[str, float], targets: list[dict[str, Any]]) -> str:
+        terms = ", ".join(f"{name} = {value}" for name, value in logged.items() if not math.isfinite(value))
+        images = ", ".join(str(target.get("image_id", "?")) for target in targets)
+        learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        return (
+            f"{terms} at step {self.global_step} (epoch {self.current_epoch + 1}; image ids on process "
+            f"{self.global_rank}: {images}; learning rate {learning_rate:.3g}). Usual remedies: a lower "
+            f"--optimizer.lr, a longer --schedule.warmup_iterations, --trainer.gradient_clip_val 35, or "
+            f"--trainer.precision 32-true. Nothing of this step was saved: the last checkpoint is sound."
+        )
+
+    # ---- evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        self._results_of_image = {}
+
+    def validation_step(self, batch: tuple[list[Tensor], list[dict[str, Any]]], batch_idx: int) -> None:
+        images, targets = batch
+        detections = self.model(images)
+        for detection, target in zip(detections, targets, strict=True):
+            results = to_coco_results([detection], [target], self.category_ids)
+            self._results_of_image[int(target["image_id"])] = results
+
+    def on_validation_epoch_end(self) -> None:
+        # Keyed by image: a sampler that fills up the last batch of a process repeats images.
+        merged: dict[int, list[dict[str, Any]]] = {}
+        for part in _gather_to_first(self._results_of_image):
+            merged.update(part)
+        self.results = [result for image_id in sorted(merged) for result in merged[image_id]]
+        self._results_of_image = {}
+        if self.annotations is None:
+            return
+        scored = self.trainer.is_global_zero and not self.trainer.sanity_checking
+        metrics = evaluate_detections(Path(self.annotations), self.results) if scored else {}
+        self.metrics = self.trainer.strategy.broadcast(metrics, src=0)
+        if self.metrics:
+            self.log_dict({f"val/{name}": value for name, value in self.metrics.items()}, batch_size=1)
+
+    # ---- checkpoints: what a later command must know to use the weights
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[MODEL_RECORD] = {
+            "num_classes": self.num_classes,
+            "class_names": self.class_names,
+            "category_ids": self.category_ids,
+            "config": self.config,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_fits(self.model, checkpoint, self.trainer.ckpt_path or "checkpoint")
+
+
+def _step_seed(seed: int, epoch: int, batch: int, rank: int) -> int:
+    """A seed in [0, 2^63) that differs between neighbouring runs, epochs, batches and processes."""
+    state = 0
+    for number in (seed, epoch, batch, rank):  # splitmix64's mixing, once per number
+        state = (state + number + 0x9E3779B97F4A7C15) % 2**64
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
+        state ^= state >> 31
+    return state >> 1
+
+
+def _gather_to_first(value: Any) -> list[Any]:
+    """The values of all processes, in the order of their ranks, on rank 0; an empty list elsewhere."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    first = torch.distributed.get_rank() == 0
+    gathered = [None] * torch.distributed.get_world_size() if first else None
+    torch.distributed.gather_object(value, gathered, dst=0)
+    return gathered or []

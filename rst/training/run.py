@@ -1,0 +1,190 @@
+"""The folder of a run, and the Lightning Trainer that fills it.
+
+RUN/config.yaml                 the resolved configuration, written before the first step
+RUN/metrics.csv                 every loss term of every step, learning rate, speed, memory; the validation's AP
+RUN/tensorboard/                the same for TensorBoard
+RUN/checkpoints/last.ckpt       where --resume goes on: every `every_n_train_steps` and at each epoch's end
+RUN/checkpoints/best.ckpt       the highest AP on the validation set
+RUN/checkpoints/epoch_*.ckpt    kept for good, if `keep_every_n_epochs` is set
+RUN/curves.png                  losses and AP over the steps
+"""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+
+from rst.training.callbacks import SpeedMonitor, progress_bar
+from rst.training.checkpoints import AtomicCheckpointIO
+from rst.training.errors import CheckpointError, ConfigError
+from rst.training.loggers import METRICS_FILE, build_loggers
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """When checkpoints are saved, besides the best and the one at each epoch's end.
+
+    Args:
+        every_n_train_steps: optimiser steps between two savings of last.ckpt; 0 for none within an epoch.
+        keep_every_n_epochs: epochs between two checkpoints that are never overwritten; 0 for none.
+        monitor: the metric that decides what the best checkpoint is; higher is better.
+    """
+
+    every_n_train_steps: int = 500
+    keep_every_n_epochs: int = 0
+    monitor: str = "val/AP"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / METRICS_FILE
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Path) -> "RunFolder":
+        """The run that a checkpoint file lies in."""
+        return cls(checkpoint.resolve().parent.parent)
+
+    def require_new(self) -> None:
+        """Refuse to write into a folder that has something in it."""
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise ConfigError(
+                f"{self.path} is not empty: continue that run with `rst train --resume {self.path}`, "
+                f"or choose another folder with --output"
+            )
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"{self.path} is a file; --output must name a folder")
+
+    def store_config(self, config: str, first_step: int = 0) -> None:
+        """Write config.yaml; a resumed run with other settings keeps the earlier ones beside them."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.config.is_file() and self.config.read_text(encoding="utf-8") != config:
+            self.config.replace(self.path / f"config_until_step_{first_step}.yaml")
+        self.config.write_text(config, encoding="utf-8")
+
+
+def find_checkpoint(run_or_checkpoint: Path) -> Path:
+    """The checkpoint file that `--resume RUN_OR_CKPT` means: the file itself, or the run's last one."""
+    if run_or_checkpoint.is_dir():
+        last = RunFolder(run_or_checkpoint).last
+        if not last.is_file():
+            raise CheckpointError(f"{last}: no such checkpoint; {run_or_checkpoint} was stopped before it saved one")
+        return last
+    if not run_or_checkpoint.is_file():
+        raise CheckpointError(f"{run_or_checkpoint}: no such run or checkpoint")
+    return run_or_checkpoint
+
+
+def build_trainer(
+    folder: RunFolder,
+    checkpoints: CheckpointSettings,
+    ema_decay: float | None,
+    options: dict[str, Any],
+    first_step: int = 0,
+) -> Trainer:
+    """Lightning's Trainer with this project's callbacks, loggers and checkpoint files.
+
+    Args:
+        folder: the run's folder.
+        checkpoints: when to save.
+        ema_decay: decay per optimiser step of the averaged weights, which are then what is evaluated and what best
+            checkpoints are judged by; None trains without.
+        options: further arguments of Trainer; its callbacks, loggers and plugins are added to ours.
+        first_step: the optimiser step that comes next, 0 unless resumed.
+    """
+    if ema_decay is not None and not 0 < ema_decay < 1:
+        raise ConfigError(f"ema_decay must lie between 0 and 1 or be null, got {ema_decay}")
+    quieten()
+    options = dict(options)
+    callbacks = [*_listed(options.pop("callbacks", None)), SpeedMonitor()]
+    if ema_decay is not None:
+        # Buffers (batch norm statistics) are copied, not averaged: integer ones cannot be.
+        callbacks.append(EMAWeightAveraging(decay=ema_decay, use_buffers=False))
+    if options.get("enable_progress_bar") is not False:
+        callbacks.append(progress_bar())
+    validates = options.get("limit_val_batches") != 0
+    loggers = options.pop("logger", None)
+    extra_loggers = [] if isinstance(loggers, bool) else _listed(loggers)
+    return Trainer(
+        callbacks=[*callbacks, *_checkpoint_callbacks(folder, checkpoints, validates)],
+        logger=False if loggers is False else [*build_loggers(folder.path, first_step), *extra_loggers],
+        plugins=[AtomicCheckpointIO(), *_listed(options.pop("plugins", None))],
+        default_root_dir=folder.path,
+        use_distributed_sampler=False,  # DetectionData gives each process its share
+        **options,
+    )
+
+
+class _KeptCheckpoint(ModelCheckpoint):
+    """A class of its own, because Lightning tells callbacks of one class apart by their triggers."""
+
+
+def _checkpoint_callbacks(folder: RunFolder, settings: CheckpointSettings, validates: bool) -> list[Callback]:
+    # `best` comes first: `last` then stores the score that a resumed run has to beat. `last` is written by two
+    # callbacks because one of Lightning's has one trigger.
+    common: dict[str, Any] = {"dirpath": folder.checkpoints, "enable_version_counter": False}
+    callbacks: list[Callback] = []
+    if validates:
+        callbacks.append(ModelCheckpoint(filename="best", monitor=settings.monitor, mode="max", save_top_k=1, **common))
+    callbacks.append(ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common))
+    if settings.every_n_train_steps:
+        callbacks.append(ModelCheckpoint(filename="last", every_n_train_steps=settings.every_n_train_steps, **common))
+    if settings.keep_every_n_epochs:
+        callbacks.append(
+            _KeptCheckpoint(
+                filename="epoch_{epoch:03d}",
+                auto_insert_metric_name=False,
+                every_n_epochs=settings.keep_every_n_epochs,
+                save_on_train_epoch_end=True,
+                save_top_k=-1,
+                **common,
+            )
+        )
+    return callbacks
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def quieten() -> None:
+    """Silence what Lightning says about things that are so on purpose."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        r"Checkpoint directory .* exists and is not empty",  # a resumed run
+        r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen batch normalisation
+        r"The '\w+' does not have many workers",  # data.workers is the user's choice
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6 on torch 2.14, on every batch
+    ):
+        warnings.filterwarnings("ignore", message=message)
