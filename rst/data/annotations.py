@@ -7,7 +7,6 @@ Letters: N pictures, K objects that can be trained on (neither crowds nor left o
 """
 
 import json
-import math
 import os
 import warnings
 from collections.abc import Iterable
@@ -18,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from rst.data.errors import DataError, DataWarning
+from rst.data.fields import integers, load_json, refuse_duplicates, section, short, strings
 from rst.data.masks import check_segmentation
 
-MIN_SIDE = 1.0  # pixels; the published pipeline leaves out thinner boxes too (paper-spec 2.0)
+MIN_SIDE = 1.0  # pixels; the published pipeline leaves out thinner boxes too
 SHOWN = 5  # ids or names quoted in a message
 
 
@@ -69,18 +69,18 @@ def read_annotations(file: Path, images: Path, *, masks: bool = False) -> Annota
             not exist, an id used twice, a picture missing from the folder, a number that is not finite.
     """
     content = load_json(file)
-    images_list, objects, categories = (_section(content, key, file) for key in ("images", "annotations", "categories"))
+    images_list, objects, categories = (section(content, key, file) for key in ("images", "annotations", "categories"))
 
     category_ids, class_names = _read_categories(categories, file)
     image_ids, sizes, file_names = _read_images(images_list, file)
     _check_pictures_exist(file_names, image_ids, file, images)
 
-    ids = _integers(objects, "id", "annotation", file)
-    _refuse_duplicates(ids, "annotation", file)
-    picture = _positions(_integers(objects, "image_id", "annotation", file), image_ids, ids, "image_id", file)
+    ids = integers(objects, "id", "annotation", file)
+    refuse_duplicates(ids, "annotation", file)
+    picture = _positions(integers(objects, "image_id", "annotation", file), image_ids, ids, "image_id", file)
     sorted_categories = np.asarray(category_ids, np.int64)
     label = _positions(
-        _integers(objects, "category_id", "annotation", file), sorted_categories, ids, "category_id", file
+        integers(objects, "category_id", "annotation", file), sorted_categories, ids, "category_id", file
     )
     boxes = _read_boxes(objects, ids, file)
     crowd = np.fromiter((bool(entry.get("iscrowd", 0)) for entry in objects), bool, len(objects))
@@ -131,49 +131,21 @@ def read_annotations(file: Path, images: Path, *, masks: bool = False) -> Annota
     )
 
 
-def load_json(file: Path) -> Any:
-    """The content of a JSON file, or a DataError that says where it is broken."""
-    try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is not text: {error}") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}: malformed JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
-
-
-def _section(content: Any, key: str, file: Path) -> list[dict[str, Any]]:
-    if not isinstance(content, dict):
-        raise DataError(f"{file}: must hold an object with images, annotations and categories, not a {_kind(content)}")
-    if key not in content:
-        raise DataError(f"{file}: has no key '{key}'; its keys are {sorted(content)[:10]}")
-    section = content[key]
-    if not isinstance(section, list):
-        raise DataError(f"{file}: '{key}' must be a list, not a {_kind(section)}")
-    for position, entry in enumerate(section):
-        if not isinstance(entry, dict):
-            raise DataError(f"{file}: {key}[{position}] must be an object, not a {_kind(entry)}")
-    return section
-
-
 def _read_categories(categories: list[dict[str, Any]], file: Path) -> tuple[list[int], list[str]]:
     if not categories:
         raise DataError(f"{file}: 'categories' is empty")
-    ids = _integers(categories, "id", "category", file)
-    _refuse_duplicates(ids, "category", file)
-    names = _strings(categories, "name", "category", file)
+    ids = integers(categories, "id", "category", file)
+    refuse_duplicates(ids, "category", file)
+    names = strings(categories, "name", "category", file)
     order = np.argsort(ids)
     return ids[order].tolist(), [names[i] for i in order]
 
 
 def _read_images(images: list[dict[str, Any]], file: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    ids = _integers(images, "id", "image", file)
-    _refuse_duplicates(ids, "image", file)
-    names = _strings(images, "file_name", "image", file)
-    sizes = np.stack([_integers(images, key, "image", file) for key in ("height", "width")], 1)
+    ids = integers(images, "id", "image", file)
+    refuse_duplicates(ids, "image", file)
+    names = strings(images, "file_name", "image", file)
+    sizes = np.stack([integers(images, key, "image", file) for key in ("height", "width")], 1)
     for i in np.flatnonzero((sizes < 1).any(1)):
         raise DataError(
             f"{file}: image {ids[i]} has height {sizes[i, 0]} and width {sizes[i, 1]}, both must be positive"
@@ -204,7 +176,7 @@ def _read_boxes(objects: list[dict[str, Any]], ids: np.ndarray, file: Path) -> n
     for entry, i in zip(objects, ids, strict=True):
         box = entry.get("bbox")
         if not (isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) for x in box)):
-            said = f"is {_short(box)}" if "bbox" in entry else "is missing"
+            said = f"is {short(box)}" if "bbox" in entry else "is missing"
             raise DataError(f"{file}: annotation {i}: 'bbox' must be four numbers [x, y, width, height], {said}")
     boxes = np.array([entry["bbox"] for entry in objects], np.float64).reshape(-1, 4)
     for i in np.flatnonzero(~np.isfinite(boxes).all(1)):
@@ -227,40 +199,6 @@ def _positions(values: np.ndarray, known: np.ndarray, ids: np.ndarray, key: str,
     return order[place]
 
 
-def _integers(entries: list[dict[str, Any]], key: str, kind: str, file: Path) -> np.ndarray:
-    """(len(entries),) int64."""
-    values = [entry.get(key) for entry in entries]
-    for position, value in enumerate(values):
-        if type(value) is not int and not (type(value) is float and math.isfinite(value) and value == int(value)):
-            raise _wrong(entries, position, key, kind, "an integer", file)
-    try:
-        return np.array(values, np.int64)
-    except OverflowError:
-        raise DataError(f"{file}: a {kind} has a '{key}' beyond 64 bits") from None
-
-
-def _strings(entries: list[dict[str, Any]], key: str, kind: str, file: Path) -> list[str]:
-    values = [entry.get(key) for entry in entries]
-    for position, value in enumerate(values):
-        if not (isinstance(value, str) and value):
-            raise _wrong(entries, position, key, kind, "a non-empty text", file)
-    return values
-
-
-def _wrong(entries: list[dict[str, Any]], position: int, key: str, kind: str, wanted: str, file: Path) -> DataError:
-    entry = entries[position]
-    which = f"{kind} {_short(entry['id'])}" if key != "id" and "id" in entry else f"{kind} number {position + 1}"
-    if key not in entry:
-        return DataError(f"{file}: {which} has no key '{key}'")
-    return DataError(f"{file}: {which}: '{key}' must be {wanted}, is {_short(entry[key])}")
-
-
-def _refuse_duplicates(ids: np.ndarray, kind: str, file: Path) -> None:
-    values, counts = np.unique(ids, return_counts=True)
-    for i in np.flatnonzero(counts > 1):
-        raise DataError(f"{file}: {kind} id {values[i]} is used {counts[i]} times")
-
-
 def _report(left_out: dict[str, list[int]], file: Path) -> None:
     if left_out:
         parts = [f"{len(ids)} {reason} (annotation {_quote(ids)})" for reason, ids in left_out.items()]
@@ -271,12 +209,3 @@ def _report(left_out: dict[str, list[int]], file: Path) -> None:
 def _quote(ids: Iterable[int]) -> str:
     ids = list(ids)
     return ", ".join(map(str, ids[:SHOWN])) + (", ..." if len(ids) > SHOWN else "")
-
-
-def _kind(value: Any) -> str:
-    return {dict: "object", list: "list", str: "text", bool: "boolean", type(None): "null"}.get(type(value), "number")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -41,7 +41,8 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
         target["boxes"]         tv_tensors.BoundingBoxes (n, 4) float32 XYXY, pixels, clipped to the picture
         target["labels"]        (n,) int64 in [0, num_classes), the index into `category_ids`
         target["image_id"]      int
-        target["original_size"] (height, width) of the file, ints, untouched by the transforms
+        target["original_size"] (height, width) of the file, ints, before the transforms
+        target["size"]          (height, width) of `image`, ints, after the transforms
         target["masks"]         tv_tensors.Mask (n, H, W) uint8 in {0, 1}, with `masks=True`
 
     Attributes: category_ids (ascending; the index is the label), class_names, num_classes, image_ids,
@@ -93,7 +94,7 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
         index %= len(self)
         height, width = (int(side) for side in table.sizes[index])
         image = tv_tensors.Image(self._decode(self.folder / table.file_names[index], height, width))
-        rows = slice(table.first[index], table.first[index + 1])
+        rows = slice(int(table.first[index]), int(table.first[index + 1]))
         boxes = torch.from_numpy(table.boxes[rows].copy())
         target: dict[str, Any] = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),  # type: ignore[call-overload]
@@ -103,11 +104,15 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
         }
         if self.masks:
             where = f"{self.annotation_file}: image {target['image_id']}"
-            stack = [decode_segmentation(table.segmentation(row), height, width, where) for row in _range(rows)]
+            stack = [
+                decode_segmentation(table.segmentation(row), height, width, where)
+                for row in range(rows.start, rows.stop)
+            ]
             planes = np.stack(stack) if stack else np.zeros((0, height, width), np.uint8)
             target["masks"] = tv_tensors.Mask(torch.from_numpy(planes))
         if self.transforms is not None:
             image, target = self.transforms(image, target)
+        target["size"] = (int(image.shape[-2]), int(image.shape[-1]))
         return image, target
 
     def _decode(self, path: Path, height: int, width: int) -> Tensor:
@@ -131,7 +136,3 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
 
 def _is_rotated(picture: Image.Image) -> bool:
     return picture.getexif().get(EXIF_ORIENTATION) in ROTATED
-
-
-def _range(rows: slice) -> range:
-    return range(rows.start, rows.stop)

@@ -1,7 +1,7 @@
 """COCO segmentations: polygons and run lengths, checked before pycocotools sees them.
 
-pycocotools takes a list of four numbers for a box and reads broken run lengths without complaint, so what reaches it has
-the right form.
+pycocotools takes a list of four numbers for a box and reads broken run lengths without complaint, so what reaches it
+has the right form.
 """
 
 from typing import Any
@@ -42,11 +42,12 @@ def check_segmentation(segmentation: Any, height: int, width: int, where: str) -
 def decode_segmentation(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
     """(H, W) uint8 in {0, 1} of polygons or run lengths that `check_segmentation` returned."""
     try:
+        runs: Any = segmentation  # compressed run lengths
         if isinstance(segmentation, list):
-            return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
-        if isinstance(segmentation["counts"], list):
-            segmentation = coco_mask.frPyObjects(segmentation, height, width)
-        return coco_mask.decode(segmentation)
+            runs = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))  # type: ignore[arg-type]
+        elif isinstance(segmentation["counts"], list):
+            runs = coco_mask.frPyObjects(segmentation, height, width)
+        return coco_mask.decode(runs)
     except (ValueError, TypeError) as error:
         raise DataError(f"{where}: 'segmentation' cannot be decoded: {error}") from error
 

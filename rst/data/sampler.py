@@ -1,8 +1,8 @@
 """In which order pictures are trained on: reproducible, shared between processes, resumable within an epoch.
 
-Everything is a pure function of (seed, epoch): the order of an epoch is computed as a whole on every process, each takes
-its share of every global batch, and a resume starts at a batch number. What a worker process draws at random for a picture
-is a pure function of (seed, epoch, image index), because the keys that reach the data set carry the epoch.
+Everything is a pure function of (seed, epoch): the order of an epoch is computed as a whole on every process, each
+takes its share of every global batch, and a resume starts at a batch number. What a worker process draws at random for
+a picture is a pure function of (seed, epoch, image index), because the keys that reach the data set carry the epoch.
 
 Letters: N pictures, W processes, G = W * images_per_batch pictures in a global batch.
 """
@@ -19,7 +19,7 @@ class Key(NamedTuple):
     """What the sampler hands to the data set."""
 
     epoch: int
-    index: int
+    image: int
 
 
 class EpochBatches(Sampler[list[Key]]):
@@ -94,12 +94,12 @@ class Seeded(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, key: Key) -> Any:
-        words = np.random.SeedSequence([self.seed, key.epoch, key.index]).generate_state(2, np.uint32)
+        words = np.random.SeedSequence([self.seed, key.epoch, key.image]).generate_state(2, np.uint32)
         generator = torch.default_generator  # what transforms.v2 draws from; the caller's stream is put back
         state = generator.get_state()
         try:
             generator.manual_seed(int(words[0]) << 32 | int(words[1]))
-            return self.dataset[key.index]
+            return self.dataset[key.image]
         finally:
             generator.set_state(state)
 
@@ -175,7 +175,7 @@ class TrainingLoader:
         if changed and done > 0:
             changes = ", ".join(f"{key} {state[key]} -> {value}" for key, value in changed.items())
             raise ValueError(
-                f"cannot resume in the middle of an epoch (epoch {state['epoch']}, batch {done}) under another order of "
+                f"cannot resume within an epoch (epoch {state['epoch']}, batch {done}) under another order of "
                 f"pictures: {changes}. Resume with the former settings, or from a checkpoint of the end of an epoch."
             )
         self.batches.epoch = int(state["epoch"])

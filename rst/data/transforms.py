@@ -1,9 +1,9 @@
 """Pictures and targets on their way to the network: transforms.v2 on tv_tensors.
 
-Resizing follows the published pipeline (paper-spec 2.0, 2.1): the shorter side becomes one value of a list drawn per
-picture ("value" mode), unless the longer side would pass the limit; both sides are rounded to the nearest pixel, and boxes
-are scaled by the sides that result. Difference: torchvision's antialiased bilinear filter, which the published pipeline
-lacks when it shrinks a picture.
+Resizing follows the published pipeline: the shorter side becomes one value of a list drawn per picture ("value" mode),
+unless the longer side would pass the limit; both sides are rounded to the nearest pixel, and boxes are scaled by the
+sides that result. Difference: torchvision's antialiased bilinear filter; the published pipeline has none, which matters
+where a picture shrinks.
 """
 
 from collections.abc import Sequence

