@@ -5,7 +5,8 @@
 Forward keeps the logits it was given and tables of the size of the positives; backward scatters straight into the
 gradient, already scaled by the upstream gradients. Nothing of size M lives between the two.
 
-The backward pass is the paper's Identity Update and not the derivative of the value: torch.autograd.gradcheck must fail.
+The backward pass is the paper's Identity Update and not the derivative of the value, so torch.autograd.gradcheck must
+fail.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from .backends import Backend
-from .portable import any_nan, compute_dtype
+from .chunks import any_nan, computing_dtype
 from .reference import dense_rank_sort
 from .scores import RankSortScores, rank_sort_scores
 from .targets import Examples, gather, is_ignored
@@ -27,7 +28,7 @@ class RankSort(Function):
 
     @staticmethod
     def forward(ctx: Any, backend: Backend, examples: Examples, delta: float, *levels: Tensor) -> tuple[Tensor, Tensor]:
-        dtype = compute_dtype(levels[0].dtype)
+        dtype = computing_dtype(levels[0].dtype)
         ctx.set_materialize_grads(False)
         ctx.backend, ctx.delta, ctx.shapes = backend, delta, [level.shape for level in levels]
         ctx.present = [ignore is not None for ignore in examples.ignores]
@@ -39,12 +40,13 @@ class RankSort(Function):
                 false_positives = backend.count_false_positives(positives, examples, delta)
                 sums = backend.sorting_sums(positives, quality, delta)
                 scores = rank_sort_scores(false_positives, sums)
-                # a NaN in either part is a NaN in both
-                ranking, sorting = scores.ranking_error.mean(), scores.sorting_error.mean()
-                ranking, sorting = (ranking + 0 * sorting).to(dtype), (sorting + 0 * ranking).to(dtype)
+                # a NaN among the logits or the qualities is a NaN in both
+                poison = 0 * (false_positives.sum() + quality.sum())
+                ranking = (scores.ranking_error.mean() + poison).to(dtype)
+                sorting = (scores.sorting_error.mean() + poison).to(dtype)
             else:
                 scores = RankSortScores(*[positives.double()] * len(RankSortScores._fields))
-                ranking = torch.where(any_nan(examples), torch.nan, 0.0).to(dtype)
+                ranking = torch.where(any_nan(examples.pairs()), torch.nan, 0.0).to(dtype)
                 sorting = ranking.clone()
         ctx.save_for_backward(
             *examples.levels,
@@ -59,7 +61,9 @@ class RankSort(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator hides the name of ctx
+        ctx: Any, *upstream: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         saved = list(ctx.saved_tensors)
         levels = [saved.pop(0) for _ in ctx.shapes]
         ignores = [saved.pop(0) if present else None for present in ctx.present]
@@ -103,7 +107,7 @@ class DenseRankSort(Function):
             ignore = torch.cat([is_ignored(part) for part in examples.ignores if part is not None])
         with torch.autocast(logits.device.type, enabled=False):
             dense = dense_rank_sort(
-                logits.to(compute_dtype(logits.dtype)), examples.index, examples.quality, ignore, delta
+                logits.to(computing_dtype(logits.dtype)), examples.index, examples.quality, ignore, delta
             )
         ctx.set_materialize_grads(False)
         ctx.shapes = [level.shape for level in levels]
@@ -113,7 +117,9 @@ class DenseRankSort(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator hides the name of ctx
+        ctx: Any, *upstream: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         flat = torch.zeros_like(ctx.saved_tensors[0])
         for gradient, scale in zip(ctx.saved_tensors, upstream, strict=True):
             if scale is not None:

@@ -1,6 +1,6 @@
 """Which code counts and scatters: one interface, one entry for each implementation, and the rule that picks one.
 
-    P  positives      M  all logits
+P  positives      M  all logits
 """
 
 from collections.abc import Callable
@@ -34,9 +34,7 @@ class Backend(NamedTuple):
     sorting_demotion: Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
-TORCH = Backend(
-    portable.count_false_positives, pairs.sorting_sums, portable.scatter_to_logits, pairs.sorting_demotion
-)
+TORCH = Backend(portable.count_false_positives, pairs.sorting_sums, portable.scatter_to_logits, pairs.sorting_demotion)
 TRITON = (
     Backend(rows.count_false_positives, rows.sorting_sums, columns.scatter_to_logits, columns.sorting_demotion)
     if rows is not None and columns is not None

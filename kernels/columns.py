@@ -1,8 +1,10 @@
 """Scatter on tiles of the positive-by-all matrix (Triton): a program owns a block of columns and writes each once.
 
-    P  positives, the rows, by ascending logit       n  logits of one level, the columns
-    s  logits          y  qualities          w  what each positive spreads over what outranks it
+P  positives, the rows, by ascending logit       n  logits of one level, the columns
+s  logits          y  qualities          w  what each positive spreads over what outranks it
 """
+
+from typing import Any
 
 import torch
 import triton
@@ -90,6 +92,7 @@ def scatter_to_logits(weights: Tensor, positives: Tensor, examples: Examples, de
         if level.numel() == 0:
             continue
         ignore_pointer, ignore_kind = ignore_argument(level, ignore)
+        constants: dict[str, Any] = {"HARD": delta == 0, "IGNORE": ignore_kind, "BLOCK_P": BLOCK_P, "BLOCK_N": BLOCK_N}
         with launch_context(level):
             scatter_kernel[(triton.cdiv(level.numel(), BLOCK_N),)](
                 level,
@@ -101,10 +104,7 @@ def scatter_to_logits(weights: Tensor, positives: Tensor, examples: Examples, de
                 len(positives),
                 delta,
                 inverse_width(delta),
-                HARD=delta == 0,
-                IGNORE=ignore_kind,
-                BLOCK_P=BLOCK_P,
-                BLOCK_N=BLOCK_N,
+                **constants,
             )
 
 
@@ -113,6 +113,7 @@ def sorting_demotion(spread: Tensor, positives: Tensor, quality: Tensor, delta: 
     demotion = torch.empty_like(positives)
     if len(positives) == 0:
         return demotion
+    constants: dict[str, Any] = {"HARD": delta == 0, "BLOCK_P": BLOCK_P, "BLOCK_N": BLOCK_N}
     with launch_context(positives):
         sorting_demotion_kernel[(triton.cdiv(len(positives), BLOCK_N),)](
             positives.contiguous(),
@@ -121,8 +122,6 @@ def sorting_demotion(spread: Tensor, positives: Tensor, quality: Tensor, delta: 
             demotion,
             len(positives),
             inverse_width(delta),
-            HARD=delta == 0,
-            BLOCK_P=BLOCK_P,
-            BLOCK_N=BLOCK_N,
+            **constants,
         )
     return demotion

@@ -59,8 +59,8 @@ class Kinks:
         return chunk.clamp(self.floor, float(self.threshold[-1]))
 
 
-def build_kinks(positives: Tensor, delta: float, grid: bool) -> Kinks:
-    """The kinks of finite `positives` (P,), P > 0, float32 or float64; `grid` needs host syncs, so on a CPU only."""
+def build_kinks(positives: Tensor, delta: float) -> Kinks:
+    """The kinks of finite `positives` (P,), P > 0, float32 or float64; with a grid on a CPU."""
     exact = positives.double()
     if delta > 0:
         position, order = torch.cat([exact - delta, exact + delta]).sort()
@@ -77,7 +77,7 @@ def build_kinks(positives: Tensor, delta: float, grid: bool) -> Kinks:
     padded = torch.cat([threshold, threshold.new_full((1,), torch.nan)])
     floor = float(torch.nextafter(threshold[0], threshold.new_tensor(-torch.inf)))
     span = float(threshold[-1]) - floor
-    if not (grid and LEAST_SPAN < span < MOST_SPAN):
+    if positives.device.type != "cpu" or not LEAST_SPAN < span < MOST_SPAN:
         return Kinks(position, threshold, lower, upper, padded, None, floor, 0.0)
 
     count = min(max(1 << (CELLS_PER_KINK * len(position) - 1).bit_length(), LEAST_CELLS), MOST_CELLS)

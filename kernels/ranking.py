@@ -1,6 +1,6 @@
 """The public functions: what goes in, what comes out, and which backend runs.
 
-    P  positives      M  all logits of one ranking
+P  positives      M  all logits of one ranking
 """
 
 import math

@@ -24,15 +24,19 @@ def pairwise_step(lower: Tensor, upper: Tensor, delta: float) -> Tensor:
 
 
 def squash_infinities(logits: Tensor, positives: Tensor, delta: float) -> Tensor:
-    """A copy of `logits` with finite values only, and the same H against every one of the `positives`.
+    """The logits in the dtype of `positives`, finite, and with the same H against every one of them.
 
     Finite logits further than 2 delta from every finite positive are as good as at that distance, which leaves room
-    outside for the infinite ones. Needed where an infinite positive makes kinks whose distance is undefined.
+    outside for the infinite ones. Needed where an infinite positive makes kinks whose distance is undefined; without
+    one, nothing changes but the dtype.
     """
+    logits = logits.to(positives.dtype)
+    if not positives.isinf().any():
+        return logits
     finite = positives[positives.isfinite()]
     low, high = (finite.min(), finite.max()) if len(finite) else (positives.new_zeros(()), positives.new_zeros(()))
     # relative as well as absolute, so that the room survives the rounding of large logits
     room = (low.abs() + high.abs()) * 1e-3 + max(2 * delta, 1.0)
-    clamped = logits.to(positives.dtype).clamp(low - room, high + room)
-    clamped = torch.where(logits == torch.inf, high + 3 * room, clamped)
-    return torch.where(logits == -torch.inf, low - 3 * room, clamped)
+    squashed = logits.clamp(low - room, high + room)
+    squashed = torch.where(logits == torch.inf, high + 3 * room, squashed)
+    return torch.where(logits == -torch.inf, low - 3 * room, squashed)

@@ -7,6 +7,8 @@ Masses are counted in whole units of 2^-23, the precision of a float32 H: intege
 splitting the columns over programs costs no determinism, and the positives' own share can be taken out to the last bit.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -93,8 +95,7 @@ def sorting_sums_kernel(
         better += tl.sum(tl.where(gain >= 0, relation, 0.0), 1)
         missorted += tl.sum(tl.where(gain < 0, relation, 0.0), 1)
         deficit += tl.sum(tl.where(gain < 0, -gain, 0.0) * relation, 1)
-        # not "gain >= 0": a NaN quality has to come through
-        surplus += tl.sum(tl.where(gain < 0, 0.0, gain) * relation, 1)
+        surplus += tl.sum(tl.where(gain > 0, gain, 0.0) * relation, 1)
     tl.store(sums_ptr + rows, better, mask=rows < count)
     tl.store(sums_ptr + count + rows, missorted, mask=rows < count)
     tl.store(sums_ptr + 2 * count + rows, deficit, mask=rows < count)
@@ -119,6 +120,7 @@ def sorting_sums(positives: Tensor, quality: Tensor, delta: float) -> SortingSum
     positives, quality = positives.contiguous(), quality.contiguous()
     count = len(positives)
     sums = torch.empty((4, count), dtype=torch.float32, device=positives.device)
+    constants: dict[str, Any] = {"HARD": delta == 0, "BLOCK_P": BLOCK_P, "BLOCK_N": BLOCK_N}
     with launch_context(positives):
         sorting_sums_kernel[(triton.cdiv(count, BLOCK_P),)](
             positives,
@@ -126,9 +128,7 @@ def sorting_sums(positives: Tensor, quality: Tensor, delta: float) -> SortingSum
             count,
             sums,
             inverse_width(delta),
-            HARD=delta == 0,
-            BLOCK_P=BLOCK_P,
-            BLOCK_N=BLOCK_N,
+            **constants,
         )
     return SortingSums(*sums)
 
@@ -140,6 +140,13 @@ def _add_mass(
         return
     ignore_pointer, ignore_kind = ignore_argument(logits, ignore)
     grid = (triton.cdiv(logits.numel(), BLOCK_N * TILES_PER_PROGRAM), triton.cdiv(len(positives), BLOCK_P))
+    constants: dict[str, Any] = {
+        "HARD": delta == 0,
+        "IGNORE": ignore_kind,
+        "BLOCK_P": BLOCK_P,
+        "BLOCK_N": BLOCK_N,
+        "TILES": TILES_PER_PROGRAM,
+    }
     with launch_context(logits):
         count_kernel[grid](
             logits,
@@ -151,9 +158,5 @@ def _add_mass(
             nan,
             delta,
             inverse_width(delta),
-            HARD=delta == 0,
-            IGNORE=ignore_kind,
-            BLOCK_P=BLOCK_P,
-            BLOCK_N=BLOCK_N,
-            TILES=TILES_PER_PROGRAM,
+            **constants,
         )

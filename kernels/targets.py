@@ -8,13 +8,14 @@ says which logits are ignored. Nothing of size M is copied unless a level is not
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-class SparseTargets(NamedTuple):
+@dataclass(frozen=True)
+class SparseTargets:
     """The positives of a ranking by their place; every other logit is a negative unless `ignore` says otherwise.
 
     The natural form for a detector, which knows the few anchors that it assigned. A positive whose quality is exactly 0
@@ -29,7 +30,8 @@ class SparseTargets(NamedTuple):
 Targets = Tensor | Sequence[Tensor] | SparseTargets
 
 
-class Examples(NamedTuple):
+@dataclass(frozen=True)
+class Examples:
     """One ranking in the form that every backend takes."""
 
     levels: list[Tensor]  # each (n,) float, contiguous
@@ -37,6 +39,10 @@ class Examples(NamedTuple):
     quality: Tensor  # (P,) float
     ignores: list[Tensor | None]  # each (n,): bool (True: ignored), or dense targets (negative: ignored), or nothing
     masked: Tensor | None = None  # (P,) bool: positives that `ignores` covers; they stay positives all the same
+
+    def pairs(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Each level's logits with what says which of them are ignored."""
+        return list(zip(self.levels, self.ignores, strict=True))
 
 
 def is_ignored(ignore: Tensor) -> Tensor:
@@ -46,7 +52,7 @@ def is_ignored(ignore: Tensor) -> Tensor:
 
 def as_levels(logits: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """The levels of a ranking as a list, checked to share one float dtype and one device."""
-    levels = [logits] if isinstance(logits, Tensor) else list(logits)
+    levels: list[Tensor] = [logits] if isinstance(logits, Tensor) else list(logits)
     if not levels:
         raise ValueError("logits: the sequence of levels is empty")
     for position, level in enumerate(levels):
@@ -94,7 +100,7 @@ def gather(levels: list[Tensor], index: Tensor) -> Tensor:
 
 
 def _from_sparse(flat: list[Tensor], levels: list[Tensor], targets: SparseTargets) -> Examples:
-    index, quality, ignore = targets
+    index, quality, ignore = targets.index, targets.quality, targets.ignore
     size = sum(level.numel() for level in flat)
     if index.dtype != torch.int64 or index.dim() != 1:
         raise ValueError(f"targets.index: expected (P,) int64, got {tuple(index.shape)} {index.dtype}")

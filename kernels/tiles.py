@@ -1,7 +1,7 @@
 """What the Triton kernels of this folder share: loading a tile of logits, H on a tile, and the launch context.
 
-    P  positives, rows of a tile      n  logits of one level, columns of a tile
-    s  logits, widened to float32 right after every load
+P  positives, rows of a tile      n  logits of one level, columns of a tile
+s  logits, widened to float32 right after every load
 """
 
 from contextlib import AbstractContextManager, nullcontext
