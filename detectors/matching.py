@@ -44,9 +44,10 @@ class MaxIoUMatcher(Matcher):
 
     def set_low_quality_matches_(self, matches: Tensor, all_matches: Tensor, match_quality_matrix: Tensor) -> None:
         best = match_quality_matrix.amax(dim=1, keepdim=True)  # (G, 1)
-        tied = (match_quality_matrix == best) & (best >= self.min_positive_iou) & (best > 0)
-        rank = torch.arange(1, len(best) + 1, dtype=torch.int32, device=best.device)
-        last = (tied * rank[:, None]).amax(dim=0)  # (N,) int32: 1 + last ground truth that claims the candidate, or 0
+        claimed = (best >= self.min_positive_iou) & (best > 0)
+        tied = match_quality_matrix == best.masked_fill(~claimed, torch.inf)  # (G, N)
+        count = torch.arange(1, len(best) + 1, dtype=torch.int32, device=best.device)[:, None]
+        last = torch.where(tied, count, 0).amax(dim=0)  # (N,): 1 + last ground truth that claims the candidate, or 0
         matches.copy_(torch.where(last > 0, last - 1, matches))
 
 
