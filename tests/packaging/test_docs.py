@@ -47,7 +47,10 @@ def help_of(*words: str) -> str:
 
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        code = main([*words, "--help"])
+        try:
+            code = main([*words, "--help"])
+        except SystemExit as stopped:  # argparse's own --help
+            code = stopped.code
     assert code == 0, f"rst {' '.join(words)} --help fails"
     return printed.getvalue()
 
@@ -61,10 +64,11 @@ def test_readme_shows_the_three_commands():
 def test_commands_and_options_exist(document: Path):
     for words in commands(document):
         assert re.search(rf"\b{words[1]}\b", help_of()), f"no such command: {' '.join(words)}"
+        command = words[1:3] if words[1] == "data" else words[1:2]
         options = {word.split("=")[0] for word in words if word.startswith("--")}
         for option in options - {"--help"}:
             pattern = rf"(?<![\w-]){re.escape(option)}(?![\w.-])"
-            assert re.search(pattern, help_of(words[1])), f"--help has no {option}: {' '.join(words)}"
+            assert re.search(pattern, help_of(*command)), f"--help has no {option}: {' '.join(words)}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
