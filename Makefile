@@ -1,7 +1,9 @@
-# `make` alone lists the targets. Variables: PYTHON (builds .venv), PIP_FLAGS and PYTEST_FLAGS (options passed on).
+# `make` alone lists the targets. Variables: PYTHON builds .venv; PIP_FLAGS, PYTEST_FLAGS and TRAIN_FLAGS (the demo's) are
+# passed on, as in: make demo TRAIN_FLAGS="--trainer.max_epochs 4"
 PYTHON ?= python3
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
+TRAIN_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -84,7 +86,7 @@ smoke: $(STAMP) ## a short real run through the command line: data, training, re
 define demonstrate
 	$(BIN)/rst data trees --output data/trees
 	@if [ -e $(2) ]; then rm -rf $(2)-previous && mv $(2) $(2)-previous && echo "kept the run before as $(2)-previous"; fi
-	$(BIN)/rst train --config $(1) --output $(2)
+	$(BIN)/rst train --config $(1) --output $(2) $(TRAIN_FLAGS)
 	$(BIN)/rst evaluate --checkpoint $(2)/checkpoints/best.ckpt --output $(2)/evaluation
 	$(BIN)/rst predict --checkpoint $(2)/checkpoints/best.ckpt data/trees/val --output $(2)/pictures
 	@printf '\nDetections on the held-out tiles: %s/pictures\nLoss curves: %s/curves.png\n' $(2) $(2)
