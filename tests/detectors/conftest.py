@@ -27,7 +27,7 @@ def build() -> Callable[..., FasterRCNN]:
             "test_pre_nms": 100,
             "test_proposals": 50,
         }
-        return faster_rcnn(**(small | options))  # pyright: ignore[reportArgumentType]
+        return faster_rcnn(**(small | options))
 
     return make
 

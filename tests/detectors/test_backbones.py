@@ -24,7 +24,7 @@ def mobilenet() -> nn.Module:
 
 
 def features(backbone: nn.Module, image: torch.Tensor) -> torch.Tensor:
-    return backbone.body(image)["3"]  # pyright: ignore[reportCallIssue]
+    return backbone.body(image)["3"]
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -84,17 +84,17 @@ def test_weights_by_name(tmp_path: Path, mobilenet: nn.Module):
     torch.save(dict(reversed(state.items())), path)  # order plays no part; counters may be missing
     backbone = pyramid_backbone("mobilenet_v2", weights=str(path), out_channels=8).eval()
     image = torch.rand(1, 3, 64, 64)
-    torch.testing.assert_close(features(backbone, image), mobilenet.features[:18](image))  # pyright: ignore[reportIndexIssue]
+    torch.testing.assert_close(features(backbone, image), mobilenet.features[:18](image))
 
 
 def test_weights_by_order(tmp_path: Path, mobilenet: nn.Module):
     # The published file calls the layers of a block conv.0, conv.1 ... where torchvision nests them.
-    state = mobilenet.features.state_dict()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    state = mobilenet.features.state_dict()
     path = tmp_path / "by_order.pt"
     torch.save({f"layers.{i}.{key.rpartition('.')[2]}": value for i, (key, value) in enumerate(state.items())}, path)
     backbone = pyramid_backbone("mobilenet_v2", weights=str(path), out_channels=8).eval()
     image = torch.rand(1, 3, 64, 64)
-    torch.testing.assert_close(features(backbone, image), mobilenet.features[:18](image))  # pyright: ignore[reportIndexIssue]
+    torch.testing.assert_close(features(backbone, image), mobilenet.features[:18](image))
 
 
 def test_resnet_weights_by_name(tmp_path: Path):

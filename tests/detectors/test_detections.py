@@ -28,7 +28,7 @@ def test_proposals_against_a_restatement(build: Build):
     counts = [3 * m[0].numel() for m in maps]
     logits = [torch.randn(2, count, generator=generator) for count in counts]
     deltas = torch.randn(2, len(anchors), 4, generator=generator)
-    proposals = rpn.propose(logits, deltas, anchors, images)  # pyright: ignore
+    proposals = rpn.propose(logits, deltas, anchors, images)
     for i in range(2):
         boxes, scores = [], []
         decoded = BoxCoder((0.1, 0.1, 0.2, 0.2)).decode_single(deltas[i], anchors).split(counts)
@@ -44,7 +44,7 @@ def test_proposals_against_a_restatement(build: Build):
 
 def heads(model: FasterRCNN, logits: Tensor, deltas: Tensor, rois: list[Tensor]):
     shapes = [(100, 100)] * len(rois)
-    return model.roi_heads.postprocess_detections(logits, deltas, rois, shapes)  # pyright: ignore
+    return model.roi_heads.postprocess_detections(logits, deltas, rois, shapes)
 
 
 def test_detections_worked_by_hand(build: Build):
@@ -130,7 +130,7 @@ def test_learns_two_images_by_heart(loss: str):
     model = faster_rcnn(
         2,
         backbone="resnet18",
-        loss=loss,  # pyright: ignore[reportArgumentType]
+        loss=loss,
         frozen_stages=3,
         fpn_channels=32,
         head_channels=64,

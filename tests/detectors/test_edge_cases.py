@@ -94,7 +94,7 @@ def test_many_steps_on_few_and_no_objects(build: Build, loss: str):
 @LOSSES
 def test_nan_reaches_the_losses_and_crashes_nothing(build: Build, loss: str):
     model = build(loss=loss)
-    torch.nn.init.constant_(model.backbone.fpn.layer_blocks[0][0].weight, torch.nan)  # pyright: ignore
+    torch.nn.init.constant_(model.backbone.fpn.layer_blocks[0][0].weight, torch.nan)
     losses = model(images(), [target([8.0, 8, 40, 40]), target()])
     assert sum(losses.values()).isnan()
     found = model.eval()(images())
@@ -111,7 +111,7 @@ def test_nan_reaches_the_losses_and_crashes_nothing(build: Build, loss: str):
 )
 def test_refused_options(options: dict[str, object], words: str):
     with pytest.raises(ValueError, match=words):
-        faster_rcnn(**options)  # pyright: ignore[reportArgumentType]
+        faster_rcnn(**options)
 
 
 def test_a_training_step_needs_targets_within_the_classes(build: Build):

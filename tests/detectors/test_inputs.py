@@ -60,7 +60,7 @@ def test_degenerate_boxes_are_left_out_and_the_caller_keeps_his():
 
 
 def test_tv_tensors_and_other_dtypes_become_plain_float32():
-    boxes = tv_tensors.BoundingBoxes(torch.tensor([[0.0, 0, 4, 4]]), format="XYXY", canvas_size=(32, 32))  # pyright: ignore[reportCallIssue]
+    boxes = tv_tensors.BoundingBoxes(torch.tensor([[0.0, 0, 4, 4]]), format="XYXY", canvas_size=(32, 32))
     (checked,) = check_targets([target(boxes.double())], [IMAGE], num_classes=1)
     assert type(checked["boxes"]) is torch.Tensor
     assert checked["boxes"].dtype == torch.float32
