@@ -76,7 +76,8 @@ class RankSort(Function):
 
         count = max(len(index), 1)
         flat = levels[0].new_empty(sum(level.numel() for level in levels))
-        own = torch.zeros_like(positives)
+        poison = 0 * ranking  # NaN where the loss is
+        own = poison.expand_as(positives)
         weights = torch.zeros_like(scores.negative_weight)
         with torch.autocast(flat.device.type, enabled=False):
             if upstream_ranking is not None:
@@ -88,12 +89,9 @@ class RankSort(Function):
                 spread = (scores.sorting_spread * scale).to(own.dtype)
                 demotion = ctx.backend.sorting_demotion(spread, positives, quality, ctx.delta)
                 own = own + (demotion - (scores.sorting_promotion * scale).to(own.dtype))
-            ctx.backend.scatter_to_logits(weights, positives, examples, ctx.delta, flat)
+            ctx.backend.scatter_to_logits(weights, positives, examples, ctx.delta, flat, poison)
             flat.index_copy_(0, index, own.to(flat.dtype))
-        gradients = list(flat.split([level.numel() for level in levels]))
-        for gradient, ignore in zip(gradients, ignores, strict=True):
-            _poison(gradient, ignore, ranking)
-        return None, None, None, *[part.view(shape) for part, shape in zip(gradients, ctx.shapes, strict=True)]
+        return None, None, None, *_shaped(flat, ctx.shapes)
 
 
 class DenseRankSort(Function):
@@ -124,16 +122,10 @@ class DenseRankSort(Function):
         for gradient, scale in zip(ctx.saved_tensors, upstream, strict=True):
             if scale is not None:
                 flat = flat + gradient * scale
-        parts = flat.to(ctx.dtype).split([shape.numel() for shape in ctx.shapes])
-        return None, None, *[part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True)]
+        return None, None, *_shaped(flat.to(ctx.dtype), ctx.shapes)
 
 
-def _poison(gradient: Tensor, ignore: Tensor | None, ranking: Tensor) -> None:
-    """Makes the gradients of a level NaN where the loss is NaN, but for the ignored logits."""
-    if gradient.device.type == "cpu":
-        if not ranking.isnan():
-            return
-        poison = torch.full_like(gradient, torch.nan)
-    else:  # without asking, which would be a host sync
-        poison = (0 * ranking).to(gradient.dtype).expand_as(gradient)
-    gradient += poison if ignore is None else poison.masked_fill(is_ignored(ignore), 0)
+def _shaped(flat: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
+    """The gradients of the levels as views of one buffer (M,)."""
+    parts = flat.split([shape.numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

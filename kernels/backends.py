@@ -28,8 +28,8 @@ class Backend(NamedTuple):
     count_false_positives: Callable[[Tensor, Examples, float], Tensor]
     # (positives (P,), quality (P,), delta) -> sums (P,) each
     sorting_sums: Callable[[Tensor, Tensor, float], SortingSums]
-    # (weights (P,) float64, positives (P,), examples, delta, out (M,)) -> None; every entry of out is written
-    scatter_to_logits: Callable[[Tensor, Tensor, Examples, float, Tensor], None]
+    # (weights (P,) float64, positives (P,), examples, delta, out (M,), poison ()) -> None; writes all of out
+    scatter_to_logits: Callable[[Tensor, Tensor, Examples, float, Tensor, Tensor], None]
     # (spread (P,), positives (P,), quality (P,), delta) -> (P,)
     sorting_demotion: Callable[[Tensor, Tensor, Tensor, float], Tensor]
 

@@ -27,6 +27,7 @@ def scatter_kernel(
     size,  # n
     positives_ptr,  # (P,) float32, ascending
     weights_ptr,  # (P,) float32
+    poison_ptr,  # () float32, 0 or NaN, added to every logit that is not ignored
     count,  # P
     delta,
     inverse_width,
@@ -36,7 +37,7 @@ def scatter_kernel(
     BLOCK_N: tl.constexpr,
 ):
     offsets = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    logits, _ = load_logits(logits_ptr, ignore_ptr, offsets, size, IGNORE)
+    logits, counted = load_logits(logits_ptr, ignore_ptr, offsets, size, IGNORE)
     highest = tl.max(tl.where(logits == logits, logits, float("-inf")), 0)
     total = tl.zeros((BLOCK_N,), tl.float32)
     if highest >= finite(tl.load(positives_ptr)) - delta:
@@ -49,6 +50,7 @@ def scatter_kernel(
                 weights = tl.load(weights_ptr + rows, mask=inside, other=0.0)
                 relation = step(logits[None, :] - positives[:, None], inverse_width, HARD)
                 total += tl.sum(relation * weights[:, None], 0)
+    total = tl.where(counted, total + tl.load(poison_ptr), 0.0)
     tl.store(out_ptr + offsets, total.to(out_ptr.dtype.element_ty), mask=offsets < size)
 
 
@@ -80,11 +82,12 @@ def sorting_demotion_kernel(
     tl.store(out_ptr + columns, total, mask=columns < count)
 
 
-def scatter_to_logits(weights: Tensor, positives: Tensor, examples: Examples, delta: float, out: Tensor) -> None:
-    """Writes the sum of w_i H(s_j - s_i) over the positives i to `out` (M,); see `portable.scatter_to_logits`."""
-    if len(positives) == 0:
-        out.zero_()
-        return
+def scatter_to_logits(
+    weights: Tensor, positives: Tensor, examples: Examples, delta: float, out: Tensor, poison: Tensor
+) -> None:
+    """Writes the sum of w_i H(s_j - s_i) over the positives i, plus `poison`; see `portable.scatter_to_logits`."""
+    if len(positives) == 0:  # one positive that nobody is below, so that the kernel has something to load
+        positives, weights = positives.new_full((1,), torch.inf), weights.new_zeros(1)
     positives, order = positives.sort()
     weights = weights[order].float()
     parts = out.split([level.numel() for level in examples.levels])
@@ -101,6 +104,7 @@ def scatter_to_logits(weights: Tensor, positives: Tensor, examples: Examples, de
                 level.numel(),
                 positives,
                 weights,
+                poison,
                 len(positives),
                 delta,
                 inverse_width(delta),

@@ -12,7 +12,7 @@ derivation.
 import torch
 from torch import Tensor
 
-from .chunks import Levels, visible_chunks
+from .chunks import Levels, counted_chunks, visible_chunks
 from .kinks import Kinks, build_kinks
 from .relations import squash_infinities, step
 from .targets import Examples
@@ -43,14 +43,28 @@ def count_false_positives(positives: Tensor, examples: Examples, delta: float) -
     return _mass_from_tables(kinks, counts.double(), sums, delta) + 0.0 * sums.sum()
 
 
-def scatter_to_logits(weights: Tensor, positives: Tensor, examples: Examples, delta: float, out: Tensor) -> None:
-    """Writes the sum of w_i H(s_j - s_i) over the positives i to `out` (M,), 0 to the ignored logits.
+def scatter_to_logits(
+    weights: Tensor, positives: Tensor, examples: Examples, delta: float, out: Tensor, poison: Tensor
+) -> None:
+    """Writes the sum of w_i H(s_j - s_i) over the positives i, plus `poison`, to `out` (M,); 0 to the ignored logits.
 
-    `weights` (P,) float64. What the positives' own places get is for the caller to overwrite.
+    `weights` (P,) float64, `poison` () 0 or NaN. What the positives' own places get is for the caller to overwrite.
     """
-    if len(positives) == 0:
+    asking = out.device.type == "cpu"  # elsewhere a look at the poison would be a host sync
+    poisoned = not asking or bool(poison.isnan())
+    if len(positives) == 0 or (asking and poisoned):
         out.zero_()
-        return
+    else:
+        _scatter(weights, positives, examples, delta, out)
+    if poisoned:
+        for _, ignored, part in counted_chunks(examples.pairs(), out):
+            assert part is not None
+            part += poison.to(out.dtype)
+            if ignored is not None:
+                part.masked_fill_(ignored, 0)
+
+
+def _scatter(weights: Tensor, positives: Tensor, examples: Examples, delta: float, out: Tensor) -> None:
     finite = squash_infinities(positives, positives, delta)
     if len(positives) <= FEW_POSITIVES:
         pairs = list(zip(weights.to(finite.dtype), finite, strict=True))

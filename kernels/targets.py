@@ -37,7 +37,7 @@ class Examples:
     levels: list[Tensor]  # each (n,) float, contiguous
     index: Tensor  # (P,) int64 into the concatenation of the levels
     quality: Tensor  # (P,) float
-    ignores: list[Tensor | None]  # each (n,): bool (True: ignored), or dense targets (negative: ignored), or nothing
+    ignores: list[Tensor | None]  # each (n,): bool (True: ignored), or dense labels (negative: ignored), or nothing
     masked: Tensor | None = None  # (P,) bool: positives that `ignores` covers; they stay positives all the same
 
     def pairs(self) -> list[tuple[Tensor, Tensor | None]]:
@@ -83,7 +83,7 @@ def flatten_examples(levels: list[Tensor], targets: Targets) -> Examples:
     if not quality.is_floating_point():
         quality = quality.float()
     _check_quality(quality, "targets")
-    return Examples(flat, index, quality, list(labels))
+    return Examples(flat, index, quality, [None if label.dtype == torch.bool else label for label in labels])
 
 
 def gather(levels: list[Tensor], index: Tensor) -> Tensor:

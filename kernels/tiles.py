@@ -16,12 +16,13 @@ IGNORE_NOTHING = 0
 IGNORE_MASKED = 1  # uint8, not 0
 IGNORE_NEGATIVE = 2  # labels below 0
 
-LARGEST = tl.constexpr(3.4028234663852886e38)
+# Beyond it a logit counts as infinite: far from any real one, and differences of two such stay finite.
+LARGEST = tl.constexpr(1e30)
 
 
 @triton.jit
 def finite(logits):
-    """Infinities as the largest finite numbers, so that two equal ones differ by 0 and not by NaN."""
+    """Infinities as large finite numbers, so that two equal ones differ by 0 and not by NaN."""
     return tl.where(logits > LARGEST, LARGEST, tl.where(logits < -LARGEST, -LARGEST, logits))
 
 
