@@ -20,7 +20,7 @@ from .backends import Backend
 from .chunks import any_nan, computing_dtype
 from .reference import dense_rank_sort
 from .scores import RankSortScores, rank_sort_scores
-from .targets import Examples, gather, is_ignored
+from .targets import Examples, gather_levels, is_ignored
 
 
 class RankSort(Function):
@@ -33,7 +33,7 @@ class RankSort(Function):
         ctx.backend, ctx.delta, ctx.shapes = backend, delta, [level.shape for level in levels]
         ctx.present = [ignore is not None for ignore in examples.ignores]
         count = len(examples.index)
-        positives = gather(examples.levels, examples.index).to(dtype)
+        positives = gather_levels(examples.levels, examples.index).to(dtype)
         quality = examples.quality.to(dtype)
         with torch.autocast(levels[0].device.type, enabled=False):
             if count:

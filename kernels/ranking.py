@@ -11,9 +11,7 @@ from torch import Tensor
 
 from .autograd import DenseRankSort, RankSort
 from .backends import BackendName, choose_backend
-from .targets import SparseTargets, Targets, as_levels, flatten_examples
-
-__all__ = ["RankSortLoss", "SparseTargets", "rank_sort"]
+from .targets import Targets, as_levels, flatten_examples
 
 
 class RankSortLoss(NamedTuple):

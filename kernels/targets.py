@@ -86,7 +86,7 @@ def flatten_examples(levels: list[Tensor], targets: Targets) -> Examples:
     return Examples(flat, index, quality, [None if label.dtype == torch.bool else label for label in labels])
 
 
-def gather(levels: list[Tensor], index: Tensor) -> Tensor:
+def gather_levels(levels: list[Tensor], index: Tensor) -> Tensor:
     """The values (P,) at `index` of the concatenation of `levels`, without concatenating them, without a host sync."""
     if len(levels) == 1:
         return levels[0][index]
@@ -128,7 +128,7 @@ def _from_sparse(flat: list[Tensor], levels: list[Tensor], targets: SparseTarget
         if mask.dtype != torch.bool:
             raise ValueError(f"targets.ignore: expected bool, got {mask.dtype}")
     flat_masks = [mask.reshape(-1) for mask in masks]
-    return Examples(flat, index, quality, list(flat_masks), gather(flat_masks, index))
+    return Examples(flat, index, quality, list(flat_masks), gather_levels(flat_masks, index))
 
 
 def _matching(levels: list[Tensor], tensors: list[Tensor], name: str) -> list[Tensor]:
