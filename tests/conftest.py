@@ -8,16 +8,17 @@ import pytest
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 TREE = Path(__file__).resolve().parent.parent
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 # Triton reads TRITON_INTERPRET when a kernel is decorated: a process either interprets kernels or compiles them, and
 # `make interpreter` and `make offline` are the two processes.
-collect_ignore = ["kernels/offline"] if INTERPRETED else ["kernels/interpreter"]
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+collect_ignore = ["kernels/offline"] if INTERPRETED else []
 
 
 def pytest_report_header() -> str:
-    left_out = "offline (compilation)" if INTERPRETED else "interpreter"
-    return f"tests/kernels/{left_out} not collected: TRITON_INTERPRET is {'1' if INTERPRETED else 'not 1'}"
+    if INTERPRETED:
+        return "TRITON_INTERPRET=1: kernels are interpreted on the CPU; tests/kernels/offline is not collected"
+    return "TRITON_INTERPRET is not 1: kernels are compiled; interpreting them is another process (make interpreter)"
 
 
 @pytest.fixture(scope="session")
