@@ -1,10 +1,6 @@
 """The configuration of a run: its schema is the constructors' signatures, and its mistakes are named where they are."""
 
-import importlib
-import inspect
-import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +9,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 from torch import nn
 
+from rst.cli.mistakes import in_short, original
 from rst.data import DetectionData
 from rst.training import CheckpointSettings, ConfigError, OptimizerSettings, ScheduleSettings
 
@@ -58,12 +55,12 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def parse_config(arguments: Sequence[str], config: Path | None = None) -> tuple[ArgumentParser, Namespace]:
+def parse_config(arguments: Sequence[str], config: Path | str | None = None) -> tuple[ArgumentParser, Namespace]:
     """Read a configuration file and the overrides on the command line.
 
     Args:
         arguments: `--config FILE` and overrides as `--section.key value`.
-        config: a file that comes before everything in `arguments`.
+        config: a file, or its content, that comes before everything in `arguments`.
 
     Returns:
         the parser, which can dump and instantiate, and the settings.
@@ -77,6 +74,18 @@ def parse_config(arguments: Sequence[str], config: Path | None = None) -> tuple[
         return parser, parser.parse_args(arguments)
     except ArgumentError as error:
         raise ConfigError(_explain(parser, arguments, str(error))) from error
+
+
+def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
+    """The settings with model, data and the settings' classes in place of their arguments.
+
+    Raises:
+        ValueError: whatever a constructor says about its arguments.
+    """
+    try:
+        return parser.instantiate(settings)
+    except ValueError as error:
+        raise original(error) from None
 
 
 def dump_config(parser: ArgumentParser, settings: Namespace) -> str:
@@ -99,57 +108,19 @@ def trainer_options(settings: Namespace) -> dict[str, Any]:
     return dict(vars(settings.trainer))
 
 
-# ---- mistakes
-
-
 def _explain(parser: ArgumentParser, arguments: Sequence[str], text: str) -> str:
-    """jsonargparse's message in one or two lines, with the place of the mistake in front."""
+    """jsonargparse's message in one line, with the place of the mistake in front."""
     place = "command line"
     for file in _config_files(arguments):
         try:
             parser.parse_args(["--config", file])
         except ArgumentError as error:
-            if "is required but" not in str(error):  # the rest may be on the command line
-                place, text = file, str(error)
+            if "required" not in str(error):  # the rest may be on the command line
+                place, text = file if len(file) < 1000 else "the checkpoint's own configuration", str(error)
                 break
-    return f"{place}: {_in_short(parser, text)}"
+    return f"{place}: {in_short(text, [*parser.get_defaults().keys(), 'output', 'resume'])}"
 
 
 def _config_files(arguments: Sequence[str]) -> list[str]:
     files = [value for flag, value in pairwise(arguments) if flag == "--config"]
     return files + [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
-
-
-def _in_short(parser: ArgumentParser, text: str) -> str:
-    path = ".".join(re.findall(r'Parser key "([^"]+)"', text))
-    class_path = _first(r"class_path '([^']+)'", text)
-    unknown = _first(r"Option '([^']+)' is not accepted", text) or _first(r"unrecognized arguments: --([^\s=]+)", text)
-    if unknown:
-        key = f"{path}.{unknown}" if path else unknown
-        of = f" of {class_path}" if class_path else ""
-        return f"unknown key {key}{of}{_suggestion(parser, unknown, class_path)}"
-    if "Problem with given class_path" in text and "Expected a <class" not in text.split("Problem with", 1)[1][:300]:
-        reason = _first(r"Problem with given class_path '[^']+':\s*\n?\s*([^\n]+)", text)
-        return f"{path}.class_path: cannot use {class_path!r}: {reason}"
-    expected = re.findall(r"Expected an? (?:<class '(?:[\w]+\.)*([\w]+)'>|([^\n]+?)(?=\.? Got value|\n|$))", text)
-    value = _first(r"(?:Got value: |Given value: (?:NestedArg\(.*val=)?)'?([^\n']*)", text)
-    if path and expected and value is not None:
-        kinds = " or ".join(dict.fromkeys((kind or other).replace("NoneType", "null") for kind, other in expected))
-        return f"{path}: expected {kinds}, got {value!r}"
-    return re.sub(r"\s*\n\s*", " ", text).strip()
-
-
-def _first(pattern: str, text: str) -> str | None:
-    match = re.search(pattern, text)
-    return match.group(1) if match else None
-
-
-def _suggestion(parser: ArgumentParser, unknown: str, class_path: str | None) -> str:
-    if class_path:
-        module, _, name = class_path.rpartition(".")
-        known = list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
-    else:
-        known = list(parser.get_defaults().keys())
-        known += [f"model.{name}" for name in ("class_path", "init_args")] + list({key.split(".")[0] for key in known})
-    close = get_close_matches(unknown, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -76,8 +76,10 @@ def exit_code(error: Exception) -> int | None:
         return 1
     if isinstance(error, CheckpointError):
         return 1 if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None else 2
-    if isinstance(error, (ValueError, OSError)):
+    if isinstance(error, (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)):
         return 2
+    if isinstance(error, OSError):  # a full disk, no permission, no network
+        return 1
     return None
 
 

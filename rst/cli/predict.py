@@ -80,7 +80,8 @@ def _predict(options: argparse.Namespace, inputs: list[Path], overrides: list[st
         drawn = draw_detections(picture, detections, names, options.threshold)
         drawn.save(options.output / _unused_name(file, taken))
         report.append(describe(file, picture, detections, names, options.threshold))
-    (options.output / "predictions.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    lines = ",\n".join(json.dumps(entry) for entry in report)
+    (options.output / "predictions.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     count = sum(len(entry["predictions"]) for entry in report)
     print(
         f"rst: {count} objects with a score of at least {options.threshold} in {len(report)} pictures: {options.output}"

@@ -75,7 +75,7 @@ def _own_options() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace, arguments: list[str]) -> int:
     from lightning.pytorch import seed_everything
 
-    from rst.cli.config import dump_config, parse_config, trainer_options
+    from rst.cli.config import dump_config, instantiate, parse_config, trainer_options
     from rst.evaluation import format_table
     from rst.training import ConfigError, DetectionTraining, RunFolder, build_trainer, find_checkpoint, load_checkpoint
     from rst.training.curves import draw_curves
@@ -84,7 +84,7 @@ def _train(options: argparse.Namespace, arguments: list[str]) -> int:
         if options.output is not None or any(argument.split("=")[0] == "--config" for argument in arguments):
             raise ConfigError("--resume takes configuration and folder from the run: leave --config and --output out")
         checkpoint = find_checkpoint(options.resume)
-        folder = RunFolder.of_checkpoint(checkpoint)
+        folder = RunFolder(options.resume) if options.resume.is_dir() else RunFolder.of_checkpoint(checkpoint)
         if not folder.config.is_file():
             raise ConfigError(f"{folder.config}: no such file; is {folder.path} the folder of a run?")
         first_step = load_checkpoint(checkpoint)["global_step"]
@@ -97,7 +97,7 @@ def _train(options: argparse.Namespace, arguments: list[str]) -> int:
             folder.require_new()
 
     seed_everything(settings.seed, verbose=False)
-    built = parser.instantiate(settings)
+    built = instantiate(parser, settings)
     config = dump_config(parser, settings)
     built.data.setup("fit")
     module = DetectionTraining(

@@ -6,7 +6,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 from torch import nn
 
-from rst.cli.config import parse_config, without_pretraining
+from rst.cli.config import instantiate, parse_config, without_pretraining
 from rst.training import CheckpointError, ConfigError, RunFolder, load_checkpoint, load_weights
 from rst.training.checkpoints import MODEL_RECORD
 
@@ -55,6 +55,6 @@ def load_trained(checkpoint: Path, config: Path | None, overrides: list[str]) ->
         parser, settings = parse_config(overrides, record["config"])
     else:
         raise ConfigError(f"{folder.config}: no such file; name the model's settings with --config")
-    built = parser.instantiate(without_pretraining(settings))
+    built = instantiate(parser, without_pretraining(settings))
     load_weights(built.model, content, checkpoint)
     return Trained(built.model.eval(), built, list(record.get("class_names", [])), checkpoint, folder.path)

@@ -1,5 +1,6 @@
 """What a person watching a run wants to see: speed, memory, time to go."""
 
+import math
 import sys
 import time
 from datetime import timedelta
@@ -62,14 +63,15 @@ class TimeToGo:
 
     def seconds(self, trainer: Trainer) -> float | None:
         """Seconds until the last batch, None where the end is not known."""
-        steps_per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+        batches, accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
+        steps_per_epoch = batches if math.isinf(batches) else math.ceil(batches / accumulated)
         ends = [float(trainer.max_steps)] if trainer.max_steps > 0 else []
         if trainer.max_epochs is not None and trainer.max_epochs > 0:
             ends.append(trainer.max_epochs * steps_per_epoch)
         if self._first is None:  # the first step is slow, and on a resumed run the counter does not start at 0
             self._first, self._start = trainer.global_step, time.perf_counter()
         done = trainer.global_step - self._first
-        if not ends or min(ends) == float("inf") or done < 1:
+        if not ends or math.isinf(min(ends)) or done < 1:
             return None
         return (min(ends) - trainer.global_step) * (time.perf_counter() - self._start) / done
 

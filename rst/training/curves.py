@@ -101,8 +101,8 @@ def _draw_panel(axis: Axes, title: str, curves: dict[str, Series]) -> None:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Centred moving average over a fiftieth of the curve (at least 5 values), shorter at the two ends."""
-    half = max(2, len(values) // 100)
+    """Centred moving average over a thirtieth of the curve (at least 5 values), shorter at the two ends."""
+    half = max(2, len(values) // 60)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     start, stop = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))

@@ -97,20 +97,24 @@ class DetectionTraining(LightningModule):
         logged = dict(zip([*losses, "loss"], values.tolist(), strict=True))  # the step's one synchronisation
         if not all(map(math.isfinite, logged.values())):
             raise NonFiniteLossError(self._not_finite(logged, targets))
-        logged["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        logged["lr"] = self._learning_rate()
         self.log_dict(logged, on_step=True, on_epoch=False, batch_size=len(images))
         return total
 
     def _not_finite(self, logged: dict[str, float], targets: list[dict[str, Any]]) -> str:
         terms = ", ".join(f"{name} = {value}" for name, value in logged.items() if not math.isfinite(value))
         images = ", ".join(str(target.get("image_id", "?")) for target in targets)
-        learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        remedies = ["a lower --optimizer.lr", "a longer --schedule.warmup_iterations"]
+        remedies += [] if self.trainer.gradient_clip_val else ["--trainer.gradient_clip_val 35"]
+        remedies += [] if self.trainer.precision.startswith("32") else ["--trainer.precision 32-true"]
         return (
             f"{terms} at step {self.global_step} (epoch {self.current_epoch + 1}; image ids on process "
-            f"{self.global_rank}: {images}; learning rate {learning_rate:.3g}). Usual remedies: a lower "
-            f"--optimizer.lr, a longer --schedule.warmup_iterations, --trainer.gradient_clip_val 35, or "
-            f"--trainer.precision 32-true. Nothing of this step was saved: the last checkpoint is sound."
+            f"{self.global_rank}: {images}; learning rate {self._learning_rate():.3g}). Usual remedies: "
+            f"{', '.join(remedies)}. Nothing of this step was saved: the last checkpoint is sound."
         )
+
+    def _learning_rate(self) -> float:
+        return self.trainer.optimizers[0].param_groups[0]["lr"]
 
     # ---- evaluation
 

@@ -180,11 +180,13 @@ def _listed(value: Any) -> list[Any]:
 
 def quieten() -> None:
     """Silence what Lightning says about things that are so on purpose."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         r"Checkpoint directory .* exists and is not empty",  # a resumed run
         r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen batch normalisation
         r"The '\w+' does not have many workers",  # data.workers is the user's choice
+        r"It is recommended to use `self.log\('val/",  # gathered and scored as one table before they are logged
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6 on torch 2.14, on every batch
     ):
         warnings.filterwarnings("ignore", message=message)

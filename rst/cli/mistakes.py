@@ -1,0 +1,68 @@
+"""jsonargparse's messages in one line: which key, what is wrong with it, what was probably meant."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def in_short(text: str, known_keys: Iterable[str]) -> str:
+    """A message of jsonargparse, shortened to the key, the fault and a suggestion.
+
+    Args:
+        text: the message of its ArgumentError.
+        known_keys: the keys of the configuration outside the model, dotted.
+    """
+    path = ".".join(re.findall(r'Parser key "([^"]+)"', text))
+    class_path = _first(r"class_path '([^']+)'", text)
+    if class_path:  # what follows the class's own fault says that the value is not null either
+        text = re.split(r"\n\s*- Expected a <class 'NoneType'>", text)[0]
+    unknown = _first(r"Option '([^']+)' is not accepted", text) or _first(r"unrecognized arguments: --([^\s=]+)", text)
+    if unknown:
+        key = f"{path}.{unknown}" if path else unknown
+        of = f" of {class_path}" if class_path else ""
+        close = get_close_matches(unknown, _arguments(class_path) if class_path else _with_sections(known_keys), n=1)
+        return f"unknown key {key}{of}" + (f" (did you mean {close[0]}?)" if close else "")
+    if missing := _first(r"File does not exist: '([^']+)'", text):
+        return f"no such file: {missing}"
+    expected = [_readable(kind) for kind in re.findall(r"Expected an? (.+?)(?:\. Got value|\n|$)", text)]
+    value = _first(r"(?:Got value: |Given value: (?:NestedArg\(.*val=)?)([^\n]*)", text)
+    if path and expected and value is not None:
+        return f"{path}: expected {' or '.join(dict.fromkeys(expected))}, got {value}"
+    if class_path:
+        reason = _first(r"Problem with given class_path '[^']+':\s*([^\n]+)", text)
+        return f"{path}.class_path: cannot use {class_path}: {reason}"
+    return re.sub(r"\s*\n\s*", " ", text).strip()
+
+
+def original(error: ValueError) -> ValueError:
+    """What a constructor said, without what jsonargparse wrapped around it."""
+    while "Does not validate against any of the Union subtypes" in str(error):
+        inner = error.__cause__ or error.__context__
+        if not isinstance(inner, ValueError):
+            break
+        error = inner
+    return error
+
+
+def _first(pattern: str, text: str) -> str | None:
+    match = re.search(pattern, text)
+    return match.group(1) if match else None
+
+
+def _readable(kind: str) -> str:
+    """`<class 'collections.abc.Sequence'>` as `list`, `typing.Literal['a', 'b']` as `one of 'a', 'b'`."""
+    name = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", kind)
+    name = re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", name)
+    return {"NoneType": "null", "Sequence": "a list"}.get(name, name)
+
+
+def _arguments(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+
+
+def _with_sections(keys: Iterable[str]) -> list[str]:
+    keys = [*keys, "model.class_path", "model.init_args"]
+    return [*keys, *dict.fromkeys(key.split(".")[0] for key in keys)]
