@@ -48,7 +48,7 @@ def integers(entries: list[dict[str, Any]], key: str, kind: str, file: Path) -> 
     try:
         return np.array(values, np.int64)
     except OverflowError:
-        raise DataError(f"{file}: a {kind} has a '{key}' beyond 64 bits") from None
+        raise DataError(f"{file}: '{key}' of some {kind} is beyond 64 bits") from None
 
 
 def strings(entries: list[dict[str, Any]], key: str, kind: str, file: Path) -> list[str]:
