@@ -9,7 +9,8 @@ matches and sets to IGNORED what it leaves out, so that whatever reads a match n
 import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
-from torchvision.ops import box_iou
+
+from .boxes import pairwise_iou
 
 NEGATIVE = Matcher.BELOW_LOW_THRESHOLD
 IGNORED = Matcher.BETWEEN_THRESHOLDS
@@ -59,7 +60,7 @@ def match_batch(
     """Per image the match (N,) of its candidates; ground truths are counted through the batch, image after image."""
     matches, first = [], 0
     for boxes, truth in zip(candidates, truths, strict=True):
-        match = matcher(box_iou(truth, boxes))
+        match = matcher(pairwise_iou(truth, boxes))
         matches.append(torch.where(match >= 0, match + first, match))
         first += len(truth)
     return matches

@@ -74,13 +74,20 @@ def load_weights(classifier: nn.Module, weights: str, name: str) -> None:
 
     Raises:
         ValueError: where `weights` is neither, or the file does not fit.
+        RuntimeError: where a download fails.
     """
     path, published = Path(weights).expanduser(), models.get_model_weights(name)
     if path.is_file():
         state, model = read_state_dict(path), classifier.state_dict()
         classifier.load_state_dict(fit_state_dict(state, model, path), strict=False)
     elif weights in published.__members__:
-        classifier.load_state_dict(published[weights].get_state_dict(progress=False, check_hash=True))
+        try:
+            state = published[weights].get_state_dict(progress=False, check_hash=True)
+        except OSError as error:  # URLError is one
+            raise RuntimeError(
+                f"weights={weights!r} of {name} could not be downloaded ({error}); a state-dict file works without network"
+            ) from error
+        classifier.load_state_dict(state)
     else:
         raise ValueError(
             f"weights={weights!r} is neither a file nor one of {name}'s published weights: "

@@ -1,6 +1,7 @@
 """Shapes, what trains and what does not, and weights from files."""
 
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -103,6 +104,25 @@ def test_resnet_weights_by_name(tmp_path: Path):
     body = pyramid_backbone("resnet18", weights=str(tmp_path / "resnet.pt"), out_channels=8).body
     state = classifier.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in body.state_dict().items())
+
+
+def test_published_weights(monkeypatch: pytest.MonkeyPatch):
+    """The download itself is replaced: the tests do without network."""
+    classifier = models.resnet18(weights=None)
+    asked = []
+
+    def download(url: str, **options: object) -> dict[str, torch.Tensor]:
+        asked.append(url)
+        if len(asked) > 1:
+            raise URLError("no route to host")
+        return classifier.state_dict()
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    body = pyramid_backbone("resnet18", weights="IMAGENET1K_V1", out_channels=8).body
+    assert asked == [models.ResNet18_Weights.IMAGENET1K_V1.url]
+    assert all(torch.equal(value, classifier.state_dict()[key]) for key, value in body.state_dict().items())
+    with pytest.raises(RuntimeError, match=r"weights='IMAGENET1K_V1' of resnet18 could not be .*no route to host"):
+        pyramid_backbone("resnet18", weights="IMAGENET1K_V1")
 
 
 def refused(path: Path, state: object, words: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou, generalized_box_iou
 
-from rst.detectors.boxes import BoxCoder, paired_giou, paired_iou, to_unit_frame
+from rst.detectors.boxes import BoxCoder, paired_giou, paired_iou, pairwise_iou, to_unit_frame
 
 STD = (0.1, 0.1, 0.2, 0.2)
 
@@ -74,6 +74,20 @@ def test_paired_overlaps_are_the_diagonal_of_all_pairs():
     a, b = random_boxes(40, 4), random_boxes(40, 5)
     torch.testing.assert_close(paired_iou(a, b), box_iou(a, b).diagonal())
     torch.testing.assert_close(paired_giou(a, b), generalized_box_iou(a, b).diagonal())
+
+
+@pytest.mark.parametrize(("truths", "candidates"), [(7, 40), (1, 1), (0, 5), (5, 0)])
+def test_all_pairs_are_those_of_torchvision(truths: int, candidates: int):
+    a, b = random_boxes(truths, 12), random_boxes(candidates, 13)
+    kept = a.clone(), b.clone()
+    torch.testing.assert_close(pairwise_iou(a, b), box_iou(a, b))
+    assert torch.equal(a, kept[0])
+    assert torch.equal(b, kept[1])
+
+
+def test_all_pairs_without_area_are_zero():
+    point = torch.tensor([[5.0, 5, 5, 5]])
+    assert pairwise_iou(point, torch.cat((point, random_boxes(1, 0)))).tolist() == [[0, 0]]
 
 
 def test_iou_of_a_box_with_itself_never_exceeds_one():
