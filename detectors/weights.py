@@ -85,7 +85,7 @@ def load_weights(classifier: nn.Module, weights: str, name: str) -> None:
             state = published[weights].get_state_dict(progress=False, check_hash=True)
         except OSError as error:  # URLError is one
             raise RuntimeError(
-                f"weights={weights!r} of {name} could not be downloaded ({error}); a state-dict file works without network"
+                f"weights={weights!r} of {name} could not be downloaded ({error}); give a state-dict file instead"
             ) from error
         classifier.load_state_dict(state)
     else:
