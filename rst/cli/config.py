@@ -92,7 +92,7 @@ def dump_config(parser: ArgumentParser, settings: Namespace) -> str:
     """Every setting of a run, defaults included, as YAML that `--config` reads."""
     settings = settings.clone()
     settings.pop("config", None)
-    return parser.dump(settings, skip_none=False)
+    return parser.dump(settings, skip_unset=False)
 
 
 def without_pretraining(settings: Namespace) -> Namespace:

@@ -53,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     rest = [argument for argument in rest if argument != "--debug"]
     try:
         return importlib.import_module(COMMANDS[command]).main(rest)
+    except SystemExit as stop:  # argparse's help (0) and its complaints (2), already printed
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt as interrupt:
         return _complain(str(interrupt) or "interrupted", 130)
     except Exception as error:
@@ -70,13 +72,13 @@ def exit_code(error: Exception) -> int | None:
 
     A ValueError is by this project's convention the caller's mistake, and names it.
     """
-    from rst.training.errors import CheckpointError, NonFiniteLossError
+    from rst.training.errors import CheckpointError, CheckpointSaveError, NonFiniteLossError
 
-    if isinstance(error, NonFiniteLossError):
+    if isinstance(error, (NonFiniteLossError, CheckpointSaveError)):
         return 1
-    if isinstance(error, CheckpointError):
-        return 1 if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None else 2
-    if isinstance(error, (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)):
+    if isinstance(
+        error, (CheckpointError, ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+    ):
         return 2
     if isinstance(error, OSError):  # a full disk, no permission, no network
         return 1

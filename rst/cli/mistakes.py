@@ -18,6 +18,7 @@ def in_short(text: str, known_keys: Iterable[str]) -> str:
     class_path = _first(r"class_path '([^']+)'", text)
     if class_path:  # what follows the class's own fault says that the value is not null either
         text = re.split(r"\n\s*- Expected a <class 'NoneType'>", text)[0]
+    text = re.sub(r"Group '([^']+)' does not accept option '([^']+)'", r"Option '\1.\2' is not accepted", text)
     unknown = _first(r"Option '([^']+)' is not accepted", text) or _first(r"unrecognized arguments: --([^\s=]+)", text)
     if unknown:
         key = f"{path}.{unknown}" if path else unknown

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
-from rst.training.errors import CheckpointError
+from rst.training.errors import CheckpointError, CheckpointSaveError
 
 MODEL_RECORD = "rst"  # the checkpoint's key under which number and names of the classes and the configuration stand
 _PREFIX = "model."  # of the detector's entries in the state dict of DetectionTraining
@@ -43,7 +43,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             kept = "; the previous checkpoint of that name is untouched" if path.exists() else ""
             size = buffer.getbuffer().nbytes / 2**20
-            raise CheckpointError(
+            raise CheckpointSaveError(
                 f"{path}: cannot save the checkpoint ({size:.1f} MiB): {error.strerror or error}{kept}"
             ) from error
         finally:

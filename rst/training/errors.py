@@ -6,7 +6,11 @@ class ConfigError(ValueError):
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, read or used with this model; the message names the file."""
+    """A checkpoint that cannot be read or used with this model; the message names the file."""
+
+
+class CheckpointSaveError(CheckpointError):
+    """A checkpoint that cannot be written; the message names the file and what became of the previous one."""
 
 
 class NonFiniteLossError(ArithmeticError):

@@ -144,7 +144,23 @@ def build_trainer(
     )
 
 
-class _KeptCheckpoint(ModelCheckpoint):
+class _Checkpoint(ModelCheckpoint):
+    """Remembers the best score although the run's folder was renamed or copied to another machine."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        before, now = str(state_dict["dirpath"]), str(self.dirpath)
+
+        def moved(path: str) -> str:
+            return now + path.removeprefix(before) if path.startswith(before) else path
+
+        paths = ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path")
+        scores = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(
+            state_dict | {name: moved(str(state_dict[name])) for name in paths} | {"best_k_models": scores}
+        )
+
+
+class _KeptCheckpoint(_Checkpoint):
     """A class of its own, because Lightning tells callbacks of one class apart by their triggers."""
 
 
@@ -154,10 +170,10 @@ def _checkpoint_callbacks(folder: RunFolder, settings: CheckpointSettings, valid
     common: dict[str, Any] = {"dirpath": folder.checkpoints, "enable_version_counter": False}
     callbacks: list[Callback] = []
     if validates:
-        callbacks.append(ModelCheckpoint(filename="best", monitor=settings.monitor, mode="max", save_top_k=1, **common))
-    callbacks.append(ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common))
+        callbacks.append(_Checkpoint(filename="best", monitor=settings.monitor, mode="max", save_top_k=1, **common))
+    callbacks.append(_Checkpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common))
     if settings.every_n_train_steps:
-        callbacks.append(ModelCheckpoint(filename="last", every_n_train_steps=settings.every_n_train_steps, **common))
+        callbacks.append(_Checkpoint(filename="last", every_n_train_steps=settings.every_n_train_steps, **common))
     if settings.keep_every_n_epochs:
         callbacks.append(
             _KeptCheckpoint(

@@ -1,0 +1,144 @@
+"""The command line as a person meets it: help, mistakes, exit codes."""
+
+import subprocess
+import sys
+
+import pytest
+from tiny_detection import prepare_data, training_arguments
+
+from rst.cli.main import COMMANDS, main
+from rst.cli.mistakes import in_short
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepare_data(tmp_path_factory.mktemp("data") / "shapes")
+
+
+def complaint(capsys, arguments, code=2):
+    assert main([str(argument) for argument in arguments]) == code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert captured.err.startswith("rst: ")
+    return captured.err.removeprefix("rst: ").strip()
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS if name != "data")])
+def test_help_fits_a_screen_or_two_and_shows_how(capsys, command):
+    assert main([*command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: rst {' '.join(command)}")
+    assert len(text.splitlines()) <= 60
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys; from rst.cli.main import main\n"
+        "for command in ([], ['train'], ['evaluate'], ['predict'], ['plot']): main([*command, '--help'])\n"
+        "sys.exit(bool({'torch', 'lightning', 'jsonargparse'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_every_setting_is_listed_on_demand(capsys):
+    assert main(["train", "--help-all"]) == 0
+    text = capsys.readouterr().out
+    for option in ("--optimizer.lr", "--data.short_sides", "--trainer.devices", "--trainer.limit_train_batches"):
+        assert option in text
+
+
+def test_no_arguments_are_a_mistake(capsys):
+    assert main([]) == 2
+    assert "usage: rst COMMAND" in capsys.readouterr().out
+    assert main(["train"]) == 2
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("rst 0.")
+
+
+def test_unknown_command(capsys):
+    assert "no such command: tarin (did you mean train?)" in complaint(capsys, ["tarin"])
+
+
+MISTAKES = {
+    "misspelt override": ("--optimizer.lrr=1", "command line: unknown key optimizer.lrr (did you mean optimizer.lr?)"),
+    "misspelt section": ("--optimiser.lr=1", "command line: unknown key optimiser.lr (did you mean optimizer.lr?)"),
+    "misspelt model key": (
+        "--model.num_clases=1",
+        "command line: unknown key model.num_clases of tiny_detection.tiny_detector (did you mean num_classes?)",
+    ),
+    "misspelt option": ("--ouput=x", "unknown key ouput (did you mean output?)"),
+    "abbreviated key": ("--trainer.max_epoch=1", "(did you mean trainer.max_epochs?)"),
+    "wrong type": ("--optimizer.lr=fast", "command line: optimizer.lr: expected float, got fast"),
+    "wrong type in the model": ("--model.num_classes=many", "model.num_classes: expected int, got many"),
+    "wrong number of classes": ("--model.num_classes=3", "model.num_classes is 3, but the annotations have 6"),
+    "no such model": ("--model=nowhere.net", "model.class_path: cannot use nowhere.net: No module named 'nowhere'"),
+    "a value the model refuses": ("--model.weights=w.pt", "weights='w.pt' are not there"),
+    "a value the schedule refuses": ("--schedule.milestones=[9,8]", "milestones must ascend, got [9.0, 8.0]"),
+    "an average without decay": ("--ema_decay=1.5", "ema_decay must lie between 0 and 1 or be null, got 1.5"),
+    "no such annotations": ("--data.train_annotations=none.json", "none.json: no such file"),
+    "no such configuration": ("--config=none.yaml", "none.yaml: no such file"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_with_its_place(data, tmp_path, capsys, mistake):
+    override, message = MISTAKES[mistake]
+    assert message in complaint(capsys, training_arguments(data, tmp_path / "run", override))
+    assert not (tmp_path / "run").exists(), "a refused run leaves no folder that would stand in its own way"
+
+
+def test_a_mistake_in_a_file_is_named_with_the_file(data, tmp_path, capsys):
+    for name, content, message in [
+        ("key.yaml", "optimizer: {lrr: 1}", "unknown key optimizer.lrr (did you mean optimizer.lr?)"),
+        ("section.yaml", "schedul: {gamma: 1}", "unknown key schedul.gamma (did you mean schedule.gamma?)"),
+        ("type.yaml", "trainer: {max_epochs: some}", "trainer.max_epochs: expected int or null, got some"),
+        ("syntax.yaml", "trainer: {max_epochs: 1\noptimizer: x:", "Problems parsing config"),
+        (
+            "model.yaml",
+            "model: {class_path: tiny_detection.tiny_detector, init_args: {num_clases: 1}}",
+            "unknown key model.num_clases of tiny_detection.tiny_detector (did you mean num_classes?)",
+        ),
+    ]:
+        (tmp_path / name).write_text(content)
+        text = complaint(capsys, training_arguments(data, tmp_path / "run", "--config", str(tmp_path / name)))
+        assert text.startswith(f"{tmp_path / name}: "), text
+        assert message in text
+
+
+def test_whole_batches_are_not_taken_for_shares(data, tmp_path, capsys):
+    assert main(training_arguments(data, tmp_path, "--trainer.limit_train_batches", "1", "--print_config")) == 0
+    assert "limit_train_batches: 1\n" in capsys.readouterr().out
+
+
+def test_what_lies_in_the_way_is_not_overwritten(data, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    message = complaint(capsys, training_arguments(data, tmp_path / "run"))
+    assert f"{tmp_path / 'run'} is not empty" in message
+    assert "--resume" in message
+    assert "is a file" in complaint(capsys, training_arguments(data, tmp_path / "run" / "notes.txt"))
+
+
+def test_resume_wants_a_run(tmp_path, capsys):
+    assert "no such run or checkpoint" in complaint(capsys, ["train", "--resume", tmp_path / "none"])
+    assert "last.ckpt: no such checkpoint" in complaint(capsys, ["train", "--resume", tmp_path])
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"PK\x03\x04 cut short")
+    assert "config.yaml: no such file" in complaint(capsys, ["train", "--resume", tmp_path])
+    (tmp_path / "config.yaml").touch()
+    assert "last.ckpt: not a readable checkpoint" in complaint(capsys, ["train", "--resume", tmp_path])
+    both = ["train", "--resume", tmp_path, "--config", "other.yaml"]
+    assert "leave --config and --output out" in complaint(capsys, both)
+
+
+def test_debug_shows_where(data, tmp_path, capsys):
+    assert main([*training_arguments(data, tmp_path / "run", "--optimizer.lrr", "1"), "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_message_that_is_not_understood_is_passed_on():
+    assert in_short("Something\n  entirely   new", []) == "Something entirely   new"
