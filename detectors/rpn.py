@@ -12,6 +12,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork as TorchvisionRPN
 from torchvision.models.detection.rpn import RPNHead
 
+from rst.kernels import gather_levels
+
 from .anchors import AnchorGenerator
 from .boxes import BoxCoder, to_unit_frame
 from .losses import DetectionLoss, HeadOutputs
@@ -128,8 +130,7 @@ class RegionProposalNetwork(TorchvisionRPN):
         image, anchor = (match >= 0).nonzero(as_tuple=True)
         positives = anchors[anchor]
         index = self.flat_index(image, anchor, logits)
-        # One value per positive: the copy of the logits is not part of the graph.
-        own = torch.cat([level.detach().flatten() for level in logits])[index]
+        own = gather_levels([level.detach().reshape(-1) for level in logits], index)  # (P,)
         return HeadOutputs(
             logits=logits,
             ignore=[part == IGNORED for part in match.split([level.shape[1] for level in logits], dim=1)],
