@@ -6,8 +6,8 @@ exist is seen from one listing per folder.
 Letters: N pictures, K objects that can be trained on (neither crowds nor left out), sorted by picture.
 """
 
-import json
 import os
+import pickle
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ class Annotations:
     boxes: np.ndarray  # (K, 4) float32 XYXY, pixels, inside the picture
     labels: np.ndarray  # (K,) int32 in [0, C)
     annotation_ids: np.ndarray  # (K,) int64
-    segmentations: bytes  # JSON texts of the K segmentations, end to end; empty unless masks were asked for
+    segmentations: bytes  # the K segmentations, pickled, end to end; empty unless masks were asked for
     segmentation_first: np.ndarray  # (K + 1,) int64 offsets into them
     category_ids: list[int]  # C, ascending; the index is the label
     class_names: list[str]  # C
@@ -43,7 +43,7 @@ class Annotations:
 
     def segmentation(self, row: int) -> Any:
         """Polygons or run lengths of one object, as in the file."""
-        return json.loads(self.segmentations[self.segmentation_first[row] : self.segmentation_first[row + 1]])
+        return pickle.loads(self.segmentations[self.segmentation_first[row] : self.segmentation_first[row + 1]])
 
     def without_empty(self) -> "Annotations":
         """The same without the pictures that have no object."""
@@ -97,16 +97,11 @@ def read_annotations(file: Path, images: Path, *, masks: bool = False) -> Annota
     }
     kept = ~(thin | outside | crowd)
 
-    texts: dict[int, bytes] = {}
+    pickled: dict[int, bytes] = {}
     if masks:
-        shapeless = np.zeros(len(objects), bool)
-        for i in np.flatnonzero(kept):
-            height, width = (int(side) for side in sizes[picture[i]])
-            if "segmentation" not in objects[i]:
-                raise DataError(f"{file}: annotation {ids[i]} has no key 'segmentation', which masks need")
-            usable = check_segmentation(objects[i]["segmentation"], height, width, f"{file}: annotation {ids[i]}")
-            shapeless[i] = usable is None
-            texts[int(i)] = json.dumps(usable, separators=(",", ":")).encode()
+        pickled = _pickle_segmentations(objects, np.flatnonzero(kept).tolist(), sizes[picture], file)
+        shapeless = kept.copy()
+        shapeless[list(pickled)] = False
         reasons["no polygon of three points"] = shapeless
         kept &= ~shapeless
 
@@ -114,7 +109,7 @@ def read_annotations(file: Path, images: Path, *, masks: bool = False) -> Annota
     rows = rows[np.argsort(picture[rows], kind="stable")]
     left_out = {reason: ids[mask].tolist() for reason, mask in reasons.items() if mask.any()}
     _report(left_out, file)
-    blobs = [texts[int(i)] for i in rows] if masks else []
+    blobs = [pickled[int(i)] for i in rows] if masks else []
     return Annotations(
         image_ids=image_ids,
         sizes=sizes,
@@ -175,13 +170,32 @@ def _read_boxes(objects: list[dict[str, Any]], ids: np.ndarray, file: Path) -> n
     """(K, 4) float64 XYWH as in the file."""
     for entry, i in zip(objects, ids, strict=True):
         box = entry.get("bbox")
-        if not (isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) for x in box)):
+        if not (isinstance(box, list) and len(box) == 4 and set(map(type, box)) <= {int, float}):
             said = f"is {short(box)}" if "bbox" in entry else "is missing"
             raise DataError(f"{file}: annotation {i}: 'bbox' must be four numbers [x, y, width, height], {said}")
-    boxes = np.array([entry["bbox"] for entry in objects], np.float64).reshape(-1, 4)
+    try:
+        boxes = np.array([entry["bbox"] for entry in objects], np.float64).reshape(-1, 4)
+    except OverflowError:
+        raise DataError(f"{file}: a number of some 'bbox' is too large") from None
     for i in np.flatnonzero(~np.isfinite(boxes).all(1)):
         raise DataError(f"{file}: annotation {ids[i]}: 'bbox' is not finite: {objects[i]['bbox']}")
     return boxes
+
+
+def _pickle_segmentations(
+    objects: list[dict[str, Any]], rows: list[int], sizes: np.ndarray, file: Path
+) -> dict[int, bytes]:
+    """The checked segmentations of these rows, those without a usable polygon left out."""
+    pickled = {}
+    for row in rows:
+        where = f"{file}: annotation {objects[row]['id']}"
+        if "segmentation" not in objects[row]:
+            raise DataError(f"{where} has no key 'segmentation', which masks need")
+        height, width = sizes[row].tolist()
+        usable = check_segmentation(objects[row]["segmentation"], height, width, where)
+        if usable is not None:
+            pickled[row] = pickle.dumps(usable)
+    return pickled
 
 
 def _positions(values: np.ndarray, known: np.ndarray, ids: np.ndarray, key: str, file: Path) -> np.ndarray:

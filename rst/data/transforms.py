@@ -68,7 +68,7 @@ class ResizeShortSide(v2.Transform):
         return {"size": resized(height, width, self.short_sides[choice], self.max_side)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return self._call_kernel(v2.functional.resize, inpt, list(params["size"]), antialias=True)
+        return v2.functional.resize(inpt, list(params["size"]), antialias=True)
 
     def extra_repr(self) -> str:
         return f"short_sides={self.short_sides}, max_side={self.max_side}"

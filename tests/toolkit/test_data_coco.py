@@ -184,6 +184,7 @@ FAULTS = {
     ),
     "box of text": (put("annotations", 1, bbox=["1", 2, 3, 4]), r"annotation 2: 'bbox' must be four numbers"),
     "box that is NaN": (put("annotations", 1, bbox=[1, 2, float("nan"), 4]), r"annotation 2: 'bbox' is not finite"),
+    "box beyond floats": (put("annotations", 1, bbox=[1, 2, 10**400, 4]), r"a number of some 'bbox' is too large"),
     "missing picture": (
         put("images", 2, file_name="sub/d.png"),
         r"sub/d.png: no such picture; it is image 5 of .*json",
