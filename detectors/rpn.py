@@ -130,7 +130,7 @@ class RegionProposalNetwork(TorchvisionRPN):
         image, anchor = (match >= 0).nonzero(as_tuple=True)
         positives = anchors[anchor]
         index = self.flat_index(image, anchor, logits)
-        own = gather_levels([level.detach().reshape(-1) for level in logits], index)  # (P,)
+        own = gather_levels([level.detach() for level in logits], index)  # (P,)
         return HeadOutputs(
             logits=logits,
             ignore=[part == IGNORED for part in match.split([level.shape[1] for level in logits], dim=1)],

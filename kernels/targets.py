@@ -86,8 +86,12 @@ def flatten_examples(levels: list[Tensor], targets: Targets) -> Examples:
     return Examples(flat, index, quality, [None if label.dtype == torch.bool else label for label in labels])
 
 
-def gather_levels(levels: list[Tensor], index: Tensor) -> Tensor:
-    """The values (P,) at `index` of the concatenation of `levels`, without concatenating them, without a host sync."""
+def gather_levels(levels: Sequence[Tensor], index: Tensor) -> Tensor:
+    """The values at `index` (P,) of the concatenation of the raveled `levels`, without making it or a host sync.
+
+    What `SparseTargets.index` points to: the scores of the positives, for instance, to weight their box losses by.
+    """
+    levels = [level.reshape(-1) for level in levels]
     if len(levels) == 1:
         return levels[0][index]
     values = levels[0].new_zeros(index.shape)
