@@ -136,7 +136,11 @@ def test_announcing_another_epoch_discards_the_position():
 
 def test_iterating_twice_without_an_epoch_gives_the_epoch_again():
     plain = loader()
-    assert list(plain) == list(plain)
+    whole = list(plain)
+    assert list(plain) == whole
+    plain.load_state_dict(plain.state_dict() | {"batches_done": 4})
+    assert list(plain) == whole[4:], "a loaded position holds for one iteration"
+    assert list(plain) == whole
 
 
 @pytest.mark.parametrize(
