@@ -19,7 +19,7 @@ where:
 
 often overridden:
   --data.images_per_batch N  --data.workers N  --data.test_short_side PIXELS
-  --trainer.devices N        --trainer.accelerator cpu
+  --trainer.devices N        --trainer.accelerator cpu   (default: one device, a GPU if there is one)
   --model.score_threshold X
 
 example:
@@ -54,6 +54,9 @@ def _evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
         raise ConfigError("--annotations and --images belong together: give both or neither")
     if options.annotations is not None:
         overrides += ["--data.val_annotations", str(options.annotations), "--data.val_images", str(options.images)]
+    # All of the data on one device of this machine, whatever the training had, unless the command line says otherwise.
+    defaults = ["accelerator=auto", "devices=1", "num_nodes=1", "strategy=auto", "limit_val_batches=null"]
+    overrides = [*(f"--trainer.{default}" for default in defaults), *overrides]
     trained = load_trained(options.checkpoint, options.config, overrides)
     data = trained.settings.data
     data.setup("validate")

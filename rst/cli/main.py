@@ -72,13 +72,14 @@ def exit_code(error: Exception) -> int | None:
 
     A ValueError is by this project's convention the caller's mistake, and names it.
     """
-    from rst.training.errors import CheckpointError, CheckpointSaveError, NonFiniteLossError
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    if isinstance(error, (NonFiniteLossError, CheckpointSaveError)):
+    from rst.training.errors import CheckpointError, CheckpointSaveError, NonFiniteError
+
+    if isinstance(error, (NonFiniteError, CheckpointSaveError)):
         return 1
-    if isinstance(
-        error, (CheckpointError, ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
-    ):
+    mistakes = (CheckpointError, ValueError, MisconfigurationException)
+    if isinstance(error, (*mistakes, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)):
         return 2
     if isinstance(error, OSError):  # a full disk, no permission, no network
         return 1

@@ -113,9 +113,8 @@ def _train(options: argparse.Namespace, arguments: list[str]) -> int:
     trainer = build_trainer(folder, built.checkpoints, built.ema_decay, trainer_options(built), first_step)
     if _is_first_process():
         folder.store_config(config, first_step)
-        print(
-            f"rst: continuing {folder.path} at step {first_step}" if checkpoint else f"rst: training in {folder.path}"
-        )
+        state = f"continuing {folder.path} at step {first_step}" if checkpoint else f"training in {folder.path}"
+        print(f"rst: {state}" + f" on {trainer.world_size} processes" * (trainer.world_size > 1), flush=True)
     try:
         trainer.fit(module, datamodule=built.data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:

@@ -12,6 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
 
+def is_logging_step(trainer: Trainer) -> bool:
+    """Whether Lightning stores what is logged in this step; collecting it in vain costs about a millisecond a value."""
+    every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] - set at run time
+    return every > 0 and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
+
+
 class SpeedMonitor(Callback):
     """Logs "it_per_s" (batches per second, data loading included, validation not) and "memory_MiB".
 
@@ -48,7 +54,8 @@ class SpeedMonitor(Callback):
         used = torch.cuda.max_memory_allocated(pl_module.device) if on_gpu else self._process.memory_info().rss
         self.memory = used / 2**20
         values = {"memory_MiB": self.memory} | ({"it_per_s": self.rate} if self.rate else {})
-        pl_module.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
+        if is_logging_step(trainer):
+            pl_module.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
 
 
 class TimeToGo:
@@ -137,17 +144,34 @@ class Lines(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        readings = self._readings.collect(trainer)
-        final = batch_idx + 1 == self.total_train_batches
-        if not self._enabled or (time.monotonic() - self._last < self.seconds and not final):
+        if not self._due(batch_idx + 1 == self.total_train_batches):
             return
-        self._last = time.monotonic()
+        readings = self._readings.collect(trainer)
         monitor = next((callback for callback in trainer.callbacks if isinstance(callback, SpeedMonitor)), None)  # pyright: ignore[reportAttributeAccessIssue] - as above
         speed = f"  {monitor.rate:.2f} it/s" if monitor is not None and monitor.rate else ""
         place = (
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs or '?'}  {batch_idx + 1}/{self.total_train_batches}"
         )
         print(place + speed + "".join(f"  {name} {value}" for name, value in readings.items()), flush=True)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.has_dataloader_changed(dataloader_idx)  # which the base class wants to know before it tells the total
+        if batch_idx and self._due(False):
+            print(f"validation  {batch_idx + 1}/{self.total_val_batches_current_dataloader}", flush=True)
+
+    def _due(self, always: bool) -> bool:
+        if not self._enabled or (time.monotonic() - self._last < self.seconds and not always):
+            return False
+        self._last = time.monotonic()
+        return True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = {

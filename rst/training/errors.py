@@ -13,5 +13,5 @@ class CheckpointSaveError(CheckpointError):
     """A checkpoint that cannot be written; the message names the file and what became of the previous one."""
 
 
-class NonFiniteLossError(ArithmeticError):
-    """A loss became NaN or infinite; the message names the term and the step."""
+class NonFiniteError(ArithmeticError):
+    """A loss or a weight became NaN or infinite; the message names it and the step."""

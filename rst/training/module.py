@@ -11,8 +11,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from rst.evaluation import evaluate_detections, to_coco_results
+from rst.training.callbacks import is_logging_step
 from rst.training.checkpoints import MODEL_RECORD, check_fits
-from rst.training.errors import ConfigError, NonFiniteLossError
+from rst.training.errors import ConfigError, NonFiniteError
 from rst.training.settings import OptimizerSettings, ScheduleSettings
 
 
@@ -86,7 +87,7 @@ class DetectionTraining(LightningModule):
 
     def training_step(self, batch: tuple[list[Tensor], list[dict[str, Any]]], batch_idx: int) -> Tensor:
         images, targets = batch
-        torch.manual_seed(_step_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        self._seed_step(batch_idx)
         losses: dict[str, Tensor] = self.model(images, targets)
         total = torch.stack(list(losses.values())).sum()
 
@@ -96,22 +97,32 @@ class DetectionTraining(LightningModule):
         values = self.trainer.strategy.reduce(values, reduce_op="mean")
         logged = dict(zip([*losses, "loss"], values.tolist(), strict=True))  # the step's one synchronisation
         if not all(map(math.isfinite, logged.values())):
-            raise NonFiniteLossError(self._not_finite(logged, targets))
-        logged["lr"] = self._learning_rate()
-        self.log_dict(logged, on_step=True, on_epoch=False, batch_size=len(images))
+            raise NonFiniteError(self._not_finite(logged, targets))
+        if is_logging_step(self.trainer):
+            logged["lr"] = self._learning_rate()
+            self.log_dict(logged, on_step=True, on_epoch=False, batch_size=len(images))
         return total
+
+    def _seed_step(self, batch_idx: int) -> None:
+        seed = _step_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
+        # Not torch.manual_seed: without a GPU that keeps a record of every call, for the day one is initialised.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _not_finite(self, logged: dict[str, float], targets: list[dict[str, Any]]) -> str:
         terms = ", ".join(f"{name} = {value}" for name, value in logged.items() if not math.isfinite(value))
         images = ", ".join(str(target.get("image_id", "?")) for target in targets)
+        return (
+            f"{terms} at step {self.global_step} (epoch {self.current_epoch + 1}; image ids on process "
+            f"{self.global_rank}: {images}; learning rate {self._learning_rate():.3g}). {self._advice()}"
+        )
+
+    def _advice(self) -> str:
         remedies = ["a lower --optimizer.lr", "a longer --schedule.warmup_iterations"]
         remedies += [] if self.trainer.gradient_clip_val else ["--trainer.gradient_clip_val 35"]
         remedies += [] if self.trainer.precision.startswith("32") else ["--trainer.precision 32-true"]
-        return (
-            f"{terms} at step {self.global_step} (epoch {self.current_epoch + 1}; image ids on process "
-            f"{self.global_rank}: {images}; learning rate {self._learning_rate():.3g}). Usual remedies: "
-            f"{', '.join(remedies)}. Nothing of this step was saved: the last checkpoint is sound."
-        )
+        return f"Usual remedies: {', '.join(remedies)}. Nothing of it was saved: the last checkpoint is sound."
 
     def _learning_rate(self) -> float:
         return self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -146,6 +157,13 @@ class DetectionTraining(LightningModule):
     # ---- checkpoints: what a later command must know to use the weights
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # A finite loss can have a gradient that is not; the next loss would tell, but this file would be spoilt.
+        for name, parameter in self.model.named_parameters():
+            if not parameter.isfinite().all():
+                raise NonFiniteError(
+                    f"parameter {name} is no longer finite after step {self.global_step - 1}, though that step's loss "
+                    f"was. {self._advice()}"
+                )
         checkpoint[MODEL_RECORD] = {
             "num_classes": self.num_classes,
             "class_names": self.class_names,

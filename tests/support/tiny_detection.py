@@ -90,6 +90,17 @@ class InterruptAt(KillAt):
             raise KeyboardInterrupt
 
 
+class PoisonGradients(KillAt):
+    """Makes the gradients of one step NaN."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        pass
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if trainer.global_step == self.step:
+            pl_module.model.head.weight.grad.mul_(float("nan"))
+
+
 class RecordParameters(Callback):
     """Saves each process's parameters at the end of the training, as `parameters_<rank>.pt`."""
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from tiny_detection import prepare_data, training_arguments
 
 from rst.cli.main import COMMANDS, main
@@ -112,6 +113,22 @@ def test_a_mistake_in_a_file_is_named_with_the_file(data, tmp_path, capsys):
 def test_whole_batches_are_not_taken_for_shares(data, tmp_path, capsys):
     assert main(training_arguments(data, tmp_path, "--trainer.limit_train_batches", "1", "--print_config")) == 0
     assert "limit_train_batches: 1\n" in capsys.readouterr().out
+
+
+def test_a_run_is_named_after_its_configuration(data, tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text("trainer: {max_epochs: 1, limit_val_batches: 0}")
+    monkeypatch.chdir(tmp_path)
+    arguments = training_arguments(data, tmp_path)
+    arguments = [arguments[0], "--config", "mine.yaml", *arguments[3:], "--trainer.max_epochs", "1"]
+    assert main(arguments) == 0
+    assert (tmp_path / "runs" / "mine" / "checkpoints" / "last.ckpt").is_file()
+    assert not (tmp_path / "runs" / "mine" / "checkpoints" / "best.ckpt").exists(), "nothing was validated"
+
+
+def test_a_device_that_is_not_there_is_a_mistake(data, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert "gpu" in complaint(capsys, training_arguments(data, tmp_path / "run", "--trainer.accelerator=gpu")).lower()
 
 
 def test_what_lies_in_the_way_is_not_overwritten(data, tmp_path, capsys):

@@ -69,6 +69,17 @@ def test_evaluation_of_other_data(capsys, data, run, tmp_path):
     assert {result["image_id"] for result in results} == set(pictures.image_ids)
 
 
+def test_evaluation_takes_all_of_the_data_on_one_device_of_this_machine(capsys, data, tmp_path):
+    run = tmp_path / "run"
+    rst(capsys, *training_arguments(data, run, "--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"))
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("accelerator: cpu", "accelerator: tpu").replace("'1'", "'64'"))
+    rst(capsys, "evaluate", "--checkpoint", run, "--trainer.accelerator", "cpu")
+    assert len(json.loads((run / "evaluation" / "detections.json").read_text())) == VAL * CLASSES
+    rst(capsys, "evaluate", "--checkpoint", run, "--trainer.limit_val_batches", "1")
+    assert len(json.loads((run / "evaluation" / "detections.json").read_text())) == 2 * CLASSES
+
+
 def test_other_categories_than_the_checkpoints_are_refused(capsys, data, run, tmp_path):
     content = json.loads((data / "annotations" / "val.json").read_text())
     content["categories"][0]["name"] = "plate"

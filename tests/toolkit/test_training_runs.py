@@ -213,3 +213,13 @@ def test_two_processes_train_one_model(data, tmp_path):
     # the detections that two processes gathered score like those of one
     metrics = yaml.safe_load((run / "evaluation" / "metrics.json").read_text())
     assert metrics["AR100"] == pytest.approx(curves(run)["val/AR100"][1][-1], abs=1e-6)
+
+
+def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, capsys):
+    """The fourth step's loss is finite, its gradient is not, and a checkpoint is due: the one before stays."""
+    poison = callback("PoisonGradients", step=3)
+    run = train(data, tmp_path / "run", poison, "--checkpoints.every_n_train_steps", "2", code=1)
+    assert "parameter head.weight is no longer finite after step 3" in capsys.readouterr().err
+    checkpoint = load_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert checkpoint["global_step"] == 2
+    assert all(value.isfinite().all() for value in model_state(checkpoint).values())
