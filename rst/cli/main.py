@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             return 1 if code is None else code
         # What this project raises says all there is to say; for the rest the place may matter.
         hint = "" if type(error).__module__.startswith("rst.") else " (--debug shows where)"
-        return _complain(f"{error}{hint}", code)
+        return _complain(f"{_message(error)}{hint}", code)
 
 
 def exit_code(error: Exception) -> int | None:
@@ -84,6 +84,14 @@ def exit_code(error: Exception) -> int | None:
     if isinstance(error, OSError):  # a full disk, no permission, no network
         return 1
     return None
+
+
+def _message(error: Exception) -> str:
+    """What an error says; of one that a loader process passed on, without that process's traceback."""
+    text = str(error).strip()
+    if "Original Traceback (most recent call last)" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return text or type(error).__name__
 
 
 def _complain(message: str, code: int) -> int:

@@ -1,5 +1,6 @@
 """The command line as a person meets it: help, mistakes, exit codes."""
 
+import shutil
 import subprocess
 import sys
 
@@ -138,6 +139,16 @@ def test_what_lies_in_the_way_is_not_overwritten(data, tmp_path, capsys):
     assert f"{tmp_path / 'run'} is not empty" in message
     assert "--resume" in message
     assert "is a file" in complaint(capsys, training_arguments(data, tmp_path / "run" / "notes.txt"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_spoils_an_epoch_is_named(data, tmp_path, capsys, workers):
+    broken = shutil.copytree(data, tmp_path / "broken")
+    picture = sorted((broken / "train").iterdir())[0]
+    picture.write_bytes(picture.read_bytes()[:300])
+    message = complaint(capsys, training_arguments(broken, tmp_path / "run", f"--data.workers={workers}"))
+    assert message.startswith(f"{picture}: ")
+    assert len(message.splitlines()) == 1
 
 
 def test_resume_wants_a_run(tmp_path, capsys):
