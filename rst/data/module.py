@@ -45,9 +45,6 @@ class DetectionData(LightningDataModule):
         DataError: in `setup`, for faulty files, or classes that differ between training and validation.
     """
 
-    # a process may get no validation picture at all, if there are more processes than pictures
-    allow_zero_length_dataloader_with_multiple_devices = True
-
     def __init__(
         self,
         train_annotations: Path,
@@ -67,6 +64,7 @@ class DetectionData(LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
+        # a process may get no validation picture at all, if there are more processes than pictures
         self.allow_zero_length_dataloader_with_multiple_devices = True
         if images_per_batch < 1:
             raise ValueError(f"images_per_batch must be at least 1, got {images_per_batch}")
