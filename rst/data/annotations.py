@@ -12,13 +12,15 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from rst.data.errors import DataError, DataWarning
 from rst.data.fields import integers, load_json, refuse_duplicates, section, short, strings
 from rst.data.masks import check_segmentation
+
+FaultyBoxes = Literal["refuse", "leave_out"]
 
 MIN_SIDE = 1.0  # pixels; the published pipeline leaves out thinner boxes too
 SHOWN = 5  # ids or names quoted in a message
@@ -57,17 +59,22 @@ class Annotations:
         )
 
 
-def read_annotations(file: Path, images: Path, *, masks: bool = False) -> Annotations:
+def read_annotations(
+    file: Path, images: Path, *, masks: bool = False, faulty_boxes: FaultyBoxes = "refuse"
+) -> Annotations:
     """Read and check a COCO file.
 
-    Boxes that reach out of their picture are clipped. Boxes less than a pixel wide or high, or with less than a pixel
-    inside the picture, and, with `masks`, objects whose polygons all have fewer than three points, are left out and
-    reported in one `DataWarning`. Crowds (`iscrowd`) are left out silently.
+    Boxes that reach out of their picture are clipped, crowds (`iscrowd`) left out silently. Faulty boxes are those less
+    than a pixel wide or high, those with less than a pixel inside the picture, and, with `masks`, objects whose polygons
+    all have fewer than three points: `faulty_boxes` is "refuse" to refuse them, or "leave_out" to go on without them
+    and report them in one `DataWarning` (COCO's own files have a few).
 
     Raises:
         DataError: malformed JSON (with line and column), a missing or wrong-typed key, a category or picture that does
-            not exist, an id used twice, a picture missing from the folder, a number that is not finite.
+            not exist, an id used twice, a picture missing from the folder, a number that is not finite; faulty boxes.
     """
+    if faulty_boxes not in get_args(FaultyBoxes):
+        raise ValueError(f"faulty_boxes must be 'refuse' or 'leave_out', got {faulty_boxes!r}")
     content = load_json(file)
     images_list, objects, categories = (section(content, key, file) for key in ("images", "annotations", "categories"))
 
@@ -108,7 +115,7 @@ def read_annotations(file: Path, images: Path, *, masks: bool = False) -> Annota
     rows = np.flatnonzero(kept)
     rows = rows[np.argsort(picture[rows], kind="stable")]
     left_out = {reason: ids[mask].tolist() for reason, mask in reasons.items() if mask.any()}
-    _report(left_out, file)
+    _report(left_out, file, faulty_boxes)
     blobs = [pickled[int(i)] for i in rows] if masks else []
     return Annotations(
         image_ids=image_ids,
@@ -213,11 +220,17 @@ def _positions(values: np.ndarray, known: np.ndarray, ids: np.ndarray, key: str,
     return order[place]
 
 
-def _report(left_out: dict[str, list[int]], file: Path) -> None:
-    if left_out:
-        parts = [f"{len(ids)} {reason} (annotation {_quote(ids)})" for reason, ids in left_out.items()]
-        total = sum(map(len, left_out.values()))
-        warnings.warn(f"{file}: {total} boxes left out: {'; '.join(parts)}", DataWarning, stacklevel=4)
+def _report(left_out: dict[str, list[int]], file: Path, faulty_boxes: FaultyBoxes) -> None:
+    if not left_out:
+        return
+    total = sum(map(len, left_out.values()))
+    parts = "; ".join(f"{len(ids)} {reason} (annotation {_quote(ids)})" for reason, ids in left_out.items())
+    if faulty_boxes == "refuse":
+        raise DataError(
+            f"{file}: {total} boxes cannot be trained on: {parts}. Mend the file, or go on without them: "
+            f"--data.faulty_boxes leave_out"
+        )
+    warnings.warn(f"{file}: {total} boxes left out: {parts}", DataWarning, stacklevel=4)
 
 
 def _quote(ids: Iterable[int]) -> str:

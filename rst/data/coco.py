@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from rst.data.annotations import Annotations, read_annotations
+from rst.data.annotations import Annotations, FaultyBoxes, read_annotations
 from rst.data.errors import DataError
 from rst.data.masks import decode_segmentation
 
@@ -35,6 +35,7 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
         transforms: maps (image, target) to the same; see `rst.data.transforms`.
         keep_empty: keep pictures without objects; the published COCO recipes leave them out.
         masks: add "masks" to the targets.
+        faulty_boxes: boxes without area or wholly outside their picture: "refuse" the file, or "leave_out" and warn.
 
     `ds[i]` is (image, target):
         image                   tv_tensors.Image (3, H, W) uint8 RGB, or what `transforms` makes of it
@@ -49,11 +50,11 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
         aspect_ratios (width / height, one per picture), left_out (what was wrong with boxes left out, counts).
 
     Raises:
-        DataError: on construction for a file that cannot be read as COCO (see `read_annotations`) or a picture that is
-            missing; on access for a picture that cannot be decoded or has another size than annotated.
+        DataError: on construction for a file that cannot be read as COCO (see `read_annotations`), faulty boxes or a
+            picture that is missing; on access for a picture that cannot be decoded or has another size than annotated.
 
     Warns:
-        DataWarning: once, if boxes were left out (no area, wholly outside the picture).
+        DataWarning: once, if faulty boxes were left out.
     """
 
     def __init__(
@@ -64,10 +65,11 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
         transforms: Callable[..., Any] | None = None,
         keep_empty: bool = True,
         masks: bool = False,
+        faulty_boxes: FaultyBoxes = "refuse",
     ):
         self.annotation_file, self.folder = Path(annotations), Path(images)
         self.transforms, self.masks = transforms, masks
-        table = read_annotations(self.annotation_file, self.folder, masks=masks)
+        table = read_annotations(self.annotation_file, self.folder, masks=masks, faulty_boxes=faulty_boxes)
         self._table: Annotations = table if keep_empty else table.without_empty()
         self.category_ids, self.class_names = table.category_ids, table.class_names
         self.left_out = table.left_out

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from rst.data.annotations import FaultyBoxes
 from rst.data.coco import CocoDetection
 from rst.data.errors import DataError
 from rst.data.sampler import EpochBatches, TrainingLoader
@@ -32,6 +33,7 @@ class DetectionData(LightningDataModule):
         workers: worker processes that read pictures, per process; 0 reads in the training process.
         keep_empty: train on pictures without objects too; the published COCO recipes leave them out.
         masks: add instance masks to the targets.
+        faulty_boxes: boxes without area or wholly outside their picture: "refuse" the file, or "leave_out" and warn.
         seed: of order and augmentation.
 
     A batch is (images, targets): a list of float tensors (3, H, W) in [0, 1], and a list of dicts, see `CocoDetection`.
@@ -61,6 +63,7 @@ class DetectionData(LightningDataModule):
         workers: int = 2,
         keep_empty: bool = True,
         masks: bool = False,
+        faulty_boxes: FaultyBoxes = "refuse",
         seed: int = 0,
     ):
         super().__init__()
@@ -75,6 +78,7 @@ class DetectionData(LightningDataModule):
         self.train_files, self.val_files = (train_annotations, train_images), (val_annotations, val_images)
         self.images_per_batch, self.group_by_aspect_ratio = images_per_batch, group_by_aspect_ratio
         self.workers, self.keep_empty, self.masks, self.seed = workers, keep_empty, masks, seed
+        self.faulty_boxes: FaultyBoxes = faulty_boxes
         self.train_transforms = training_transforms(short_sides, max_side, flip)
         self.val_transforms = evaluation_transforms(test_short_side or max(short_sides), max_side)
         self.train_set: CocoDetection | None = None
@@ -84,10 +88,16 @@ class DetectionData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the annotation files that `stage` ("fit", "validate", "test", "predict"; None: all) needs, once."""
         if self.val_set is None:
-            self.val_set = CocoDetection(*self.val_files, transforms=self.val_transforms)
+            self.val_set = CocoDetection(
+                *self.val_files, transforms=self.val_transforms, faulty_boxes=self.faulty_boxes
+            )
         if stage in ("fit", None) and self.train_set is None:
             self.train_set = CocoDetection(
-                *self.train_files, transforms=self.train_transforms, keep_empty=self.keep_empty, masks=self.masks
+                *self.train_files,
+                transforms=self.train_transforms,
+                keep_empty=self.keep_empty,
+                masks=self.masks,
+                faulty_boxes=self.faulty_boxes,
             )
             theirs = (self.val_set.category_ids, self.val_set.class_names)
             if (self.train_set.category_ids, self.train_set.class_names) != theirs:

@@ -278,7 +278,7 @@ def test_boxes_without_area_or_outside_are_left_out_and_reported_once(files):
         {"id": 16, "bbox": [5, 5, 0, 0], **box, "iscrowd": 1},
     ]
     with pytest.warns(DataWarning) as caught:
-        data = files.read()
+        data = files.read(faulty_boxes="leave_out")
     assert len(caught) == 1
     message = str(caught[0].message)
     assert message.endswith(
@@ -294,10 +294,32 @@ def test_boxes_without_area_or_outside_are_left_out_and_reported_once(files):
     assert len(boxes) == 3
 
 
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ([5, 5, 0, 9], "less than one pixel wide or high"),
+        ([5, 5, 9, -2], "less than one pixel wide or high"),
+        ([70, 5, 9, 9], "less than one pixel inside the picture"),
+        ([5, 400, 9, 9], "less than one pixel inside the picture"),
+    ],
+)
+def test_boxes_without_area_or_outside_are_refused_by_default(files, box, reason):
+    files.content["annotations"][0]["bbox"] = box
+    number = files.content["annotations"][0]["id"]
+    message = rf"instances.json: 1 boxes cannot be trained on: 1 {reason} \(annotation {number}\).*leave_out"
+    with pytest.raises(DataError, match=message):
+        files.read()
+
+
+def test_unknown_way_with_faulty_boxes(files):
+    with pytest.raises(ValueError, match="faulty_boxes must be 'refuse' or 'leave_out', got 'ignore'"):
+        files.read(faulty_boxes="ignore")
+
+
 def test_a_picture_whose_boxes_were_all_left_out_is_empty(files):
     files.content["annotations"][0]["bbox"] = [5, 5, 0, 0]
     with pytest.warns(DataWarning):
-        assert files.read(keep_empty=False).image_ids == [7]
+        assert files.read(keep_empty=False, faulty_boxes="leave_out").image_ids == [7]
 
 
 @pytest.mark.parametrize(
@@ -325,7 +347,7 @@ def test_faulty_segmentations_matter_only_where_masks_are_wanted(files, segmenta
 def test_masks_need_a_segmentation_with_a_usable_polygon(files):
     files.content["annotations"][1]["segmentation"] = [[1, 2, 3, 4]]  # pycocotools would take this for a box
     with pytest.warns(DataWarning, match=r"1 no polygon of three points \(annotation 2\)"):
-        data = files.read(masks=True)
+        data = files.read(masks=True, faulty_boxes="leave_out")
     assert data[0][1]["labels"].tolist() == [1]
     assert tuple(data[0][1]["masks"].shape) == (1, 40, 60)
     del files.content["annotations"][1]["segmentation"]

@@ -229,6 +229,10 @@ def test_faults_of_the_files_come_up_in_setup(folder, tmp_path):
         ).setup("fit")
     degenerate = spoilt(folder, tmp_path, lambda content: content["annotations"][0].update(bbox=[1, 1, 0, 0]))
     with pytest.warns(DataWarning, match=r"spoilt.json: 1 boxes left out"):
+        DetectionData(degenerate, folder / "val", degenerate, folder / "val", faulty_boxes="leave_out").setup(
+            "validate"
+        )
+    with pytest.raises(DataError, match=r"spoilt.json: 1 boxes cannot be trained on"):
         DetectionData(degenerate, folder / "val", degenerate, folder / "val").setup("validate")
 
 
