@@ -64,8 +64,8 @@ def read_annotations(
 ) -> Annotations:
     """Read and check a COCO file.
 
-    Boxes that reach out of their picture are clipped, crowds (`iscrowd`) left out silently. Faulty boxes are those less
-    than a pixel wide or high, those with less than a pixel inside the picture, and, with `masks`, objects whose polygons
+    Boxes that reach out of their picture are clipped, crowds (`iscrowd`) left out silently. Faulty boxes are less than
+    a pixel wide or high, or have less than a pixel inside the picture, or, with `masks`, belong to objects whose polygons
     all have fewer than three points: `faulty_boxes` is "refuse" to refuse them, or "leave_out" to go on without them
     and report them in one `DataWarning` (COCO's own files have a few).
 
