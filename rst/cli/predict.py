@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # --help should not wait for torch
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
+LEAST_SIDE = 600  # pixels; smaller pictures are enlarged to be drawn on
+
 HELP = """\
 usage: rst predict --checkpoint FILE INPUT... --output DIR [--threshold 0.5] [--device cpu] [--KEY VALUE ...]
 
@@ -77,7 +79,7 @@ def _predict(options: argparse.Namespace, inputs: list[Path], overrides: list[st
             unreadable.append(f"{file}: {error}")
             continue
         detections = detect(trained, picture, device)
-        drawn = draw_detections(picture, detections, names, options.threshold)
+        drawn = draw_detections(picture, detections, names, options.threshold, least_side=LEAST_SIDE)
         drawn.save(options.output / _unused_name(file, taken))
         report.append(describe(file, picture, detections, names, options.threshold))
     lines = ",\n".join(json.dumps(entry) for entry in report)

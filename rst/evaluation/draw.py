@@ -20,6 +20,7 @@ def draw_detections(
     threshold: float = 0.5,
     *,
     truth: dict[str, Any] | None = None,
+    least_side: int = 0,
 ) -> Image.Image:
     """Draw the detections of one picture, the surest on top.
 
@@ -29,6 +30,8 @@ def draw_detections(
         class_names: C names.
         threshold: least score that is drawn.
         truth: "boxes" (m, 4) of the ground truth, drawn as thin dashed white lines.
+        least_side: a picture whose shorter side has fewer pixels is drawn larger by a whole number, so that the text
+            leaves something of it to be seen.
 
     Returns:
         a new RGB picture.
@@ -37,13 +40,16 @@ def draw_detections(
         ValueError: a tensor of another shape, or a label without a name.
     """
     picture = _to_picture(image)
+    scale = max(1, -(-least_side // min(picture.size)))
+    picture = picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
     line = max(1, round(min(picture.size) / 250))
     font = ImageFont.load_default(size=max(10, min(picture.size) // 40))
-    for box in _numbers(truth["boxes"]) if truth is not None else []:
+    for box in scale * _numbers(truth["boxes"]) if truth is not None else []:
         _dashed_rectangle(draw, box, line)
 
     boxes, labels, scores = (_numbers(detections[key]) for key in ("boxes", "labels", "scores"))
+    boxes = scale * boxes
     for i in np.argsort(scores, kind="stable"):
         if scores[i] < threshold:
             continue

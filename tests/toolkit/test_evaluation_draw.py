@@ -86,3 +86,13 @@ def test_colours_of_eighty_classes_differ():
     colours = [class_colour(label) for label in range(80)]
     assert len(set(colours)) == 80
     assert all(max(colour) == 255 for colour in colours)
+
+
+def test_small_pictures_are_enlarged_with_their_boxes():
+    grey = Image.new("RGB", (40, 30), (90, 90, 90))
+    found = {"boxes": [[10.0, 10.0, 30.0, 25.0]], "labels": [0], "scores": [0.9]}
+    drawn = draw_detections(grey, found, ["thing"], least_side=100)
+    assert drawn.size == (160, 120)
+    colour = class_colour(0)
+    assert drawn.getpixel((120, 70)) == drawn.getpixel((80, 100)) == colour, "right and lower edge, four times as far"
+    assert draw_detections(grey, found, ["thing"], least_side=30).size == (40, 30)

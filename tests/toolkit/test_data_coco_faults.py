@@ -1,0 +1,238 @@
+"""Reading COCO files: every fault one by one, by name, id and value."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from coco_files import Files
+from PIL import Image
+
+from rst.data import CocoDetection, DataError, DataWarning
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def drop(section: str, index: int, key: str):
+    return lambda content: content[section][index].pop(key)
+
+
+def put(section: str, index: int, **values: Any):
+    return lambda content: content[section][index].update(values)
+
+
+FAULTS = {
+    "no images": (lambda c: c.pop("images"), r"has no key 'images'"),
+    "no annotations": (lambda c: c.pop("annotations"), r"has no key 'annotations'"),
+    "no categories": (lambda c: c.pop("categories"), r"has no key 'categories'"),
+    "empty categories": (lambda c: c.update(categories=[]), r"'categories' is empty"),
+    "section of a wrong kind": (lambda c: c.update(images={}), r"'images' must be a list, not a object"),
+    "entry of a wrong kind": (
+        lambda c: c["annotations"].append(5),
+        r"annotations\[4\] must be an object, not a number",
+    ),
+    "image without id": (drop("images", 1, "id"), r"image number 2 has no key 'id'"),
+    "image without file": (drop("images", 1, "file_name"), r"image 3 has no key 'file_name'"),
+    "image without height": (drop("images", 1, "height"), r"image 3 has no key 'height'"),
+    "image without width": (drop("images", 1, "width"), r"image 3 has no key 'width'"),
+    "image of no width": (put("images", 1, width=0), r"image 3 has height 50 and width 0"),
+    "annotation without id": (drop("annotations", 2, "id"), r"annotation number 3 has no key 'id'"),
+    "annotation without image": (drop("annotations", 1, "image_id"), r"annotation 2 has no key 'image_id'"),
+    "annotation without category": (drop("annotations", 1, "category_id"), r"annotation 2 has no key 'category_id'"),
+    "annotation without box": (
+        drop("annotations", 1, "bbox"),
+        r"annotation 2: 'bbox' must be four numbers .* is missing",
+    ),
+    "category without name": (drop("categories", 0, "name"), r"category 20 has no key 'name'"),
+    "id that is text": (put("images", 1, id="x3"), r"image number 2: 'id' must be an integer, is 'x3'"),
+    "id that is a boolean": (put("images", 1, id=True), r"'id' must be an integer, is True"),
+    "id beyond 64 bits": (put("images", 1, id=2**70), r"'id' of some image is beyond 64 bits"),
+    "unknown image": (
+        put("annotations", 1, image_id=99),
+        r"annotation 2: image_id 99 is no image .*\(image ids: 3, 5, 7\)",
+    ),
+    "unknown category": (
+        put("annotations", 1, category_id=5),
+        r"annotation 2: category_id 5 is no category of this file \(category ids: 4, 20\)",
+    ),
+    "duplicate image": (put("images", 1, id=7), r"image id 7 is used 2 times"),
+    "duplicate annotation": (put("annotations", 1, id=1), r"annotation id 1 is used 2 times"),
+    "duplicate category": (put("categories", 1, id=20), r"category id 20 is used 2 times"),
+    "box of three numbers": (
+        put("annotations", 1, bbox=[1, 2, 3]),
+        r"annotation 2: 'bbox' must be four .* is \[1, 2, 3\]",
+    ),
+    "box of text": (put("annotations", 1, bbox=["1", 2, 3, 4]), r"annotation 2: 'bbox' must be four numbers"),
+    "box that is NaN": (put("annotations", 1, bbox=[1, 2, float("nan"), 4]), r"annotation 2: 'bbox' is not finite"),
+    "box beyond floats": (put("annotations", 1, bbox=[1, 2, 10**400, 4]), r"a number of some 'bbox' is too large"),
+    "missing picture": (
+        put("images", 2, file_name="sub/d.png"),
+        r"sub/d.png: no such picture; it is image 5 of .*json",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_at_load_name_file_id_and_value(files, fault):
+    spoil, message = FAULTS[fault]
+    spoil(files.content)
+    with pytest.raises(DataError, match=message) as raised:
+        files.read()
+    assert str(files.annotations) in str(raised.value)
+
+
+def test_malformed_json_is_located(files):
+    files.annotations.write_text('{"images": [],\n "annotations": [1, 2,, 3]}')
+    with pytest.raises(DataError, match=r"instances.json: malformed JSON at line 2, column 23"):
+        CocoDetection(files.annotations, files.images)
+
+
+@pytest.mark.parametrize("content", [b"[1, 2]", b"3", b"null"])
+def test_a_file_that_is_not_coco_is_refused(files, content):
+    files.annotations.write_bytes(content)
+    with pytest.raises(DataError, match=r"instances.json: must hold an object with images, annotations and categories"):
+        CocoDetection(files.annotations, files.images)
+
+
+def test_a_file_that_cannot_be_read_is_named(files, tmp_path):
+    with pytest.raises(DataError, match=r"absent.json: no such file"):
+        CocoDetection(tmp_path / "absent.json", files.images)
+    with pytest.raises(DataError, match=r"images: cannot be read: Is a directory"):
+        CocoDetection(files.images, files.images)
+    files.annotations.write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(DataError, match=r"instances.json: is not text"):
+        CocoDetection(files.annotations, files.images)
+
+
+def test_a_missing_folder_and_many_missing_pictures_are_named(files, tmp_path):
+    files.read()
+    with pytest.raises(DataError, match=r"nowhere: no such folder \(should hold the pictures of .*instances.json\)"):
+        CocoDetection(files.annotations, tmp_path / "nowhere")
+    with pytest.raises(
+        DataError, match=r"sub/a.png: no such picture; it is image 7 of .*\(3 of 3 pictures are missing\)"
+    ):
+        CocoDetection(files.annotations, files.images / "sub")
+
+
+def test_a_picture_of_another_size_than_annotated(files):
+    files.content["images"][0]["height"] = 41
+    data = files.read()
+    with pytest.raises(DataError, match=r"a.png: the picture has 60x40 pixels \(width x height\), .*json says 60x41"):
+        data[0]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda data: b"", lambda data: b"no picture", lambda data: data[:60], lambda data: data[: len(data) // 2]],
+    ids=["empty", "text", "header only", "truncated"],
+)
+def test_an_unreadable_picture(files, suffix, spoil):
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    path = files.images / f"noise.{suffix}"
+    Image.fromarray(noise).save(path)
+    files.content["images"][0]["file_name"] = path.name
+    data = files.read()
+    assert tuple(data[0][0].shape) == (3, 40, 60)
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(DataError, match=rf"noise.{suffix}: cannot be read as a picture"):
+        data[0]
+
+
+def test_a_picture_that_vanished(files):
+    data = files.read()
+    (files.images / "a.png").unlink()
+    with pytest.raises(DataError, match=r"a.png: the picture has vanished since .*instances.json was read"):
+        data[0]
+
+
+def test_boxes_without_area_or_outside_are_left_out_and_reported_once(files):
+    box = {"image_id": 7, "category_id": 4}
+    files.content["annotations"] += [
+        {"id": 10, "bbox": [5, 5, 0, 9], **box},
+        {"id": 11, "bbox": [5, 5, 9, -2], **box},
+        {"id": 12, "bbox": [70, 5, 9, 9], **box},
+        {"id": 13, "bbox": [-20, 5, 9, 9], **box},
+        {"id": 14, "bbox": [-5, -5, 9, 9], **box},
+        {"id": 15, "bbox": [5, 5, 0.5, 9], **box},
+        {"id": 16, "bbox": [5, 5, 0, 0], **box, "iscrowd": 1},
+    ]
+    with pytest.warns(DataWarning) as caught:
+        data = files.read(faulty_boxes="leave_out")
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    assert message.endswith(
+        "instances.json: 5 boxes left out: 3 less than one pixel wide or high (annotation 10, 11, 15); "
+        "2 less than one pixel inside the picture (annotation 12, 13)"
+    )
+    assert data.left_out == {
+        "less than one pixel wide or high": [10, 11, 15],
+        "less than one pixel inside the picture": [12, 13],
+    }
+    boxes = data[0][1]["boxes"]
+    assert boxes.tolist()[-1] == [0, 0, 4, 4]
+    assert len(boxes) == 3
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ([5, 5, 0, 9], "less than one pixel wide or high"),
+        ([5, 5, 9, -2], "less than one pixel wide or high"),
+        ([70, 5, 9, 9], "less than one pixel inside the picture"),
+        ([5, 400, 9, 9], "less than one pixel inside the picture"),
+    ],
+)
+def test_boxes_without_area_or_outside_are_refused_by_default(files, box, reason):
+    files.content["annotations"][0]["bbox"] = box
+    number = files.content["annotations"][0]["id"]
+    message = rf"instances.json: 1 boxes cannot be trained on: 1 {reason} \(annotation {number}\).*leave_out"
+    with pytest.raises(DataError, match=message):
+        files.read()
+
+
+def test_unknown_way_with_faulty_boxes(files):
+    with pytest.raises(ValueError, match="faulty_boxes must be 'refuse' or 'leave_out', got 'ignore'"):
+        files.read(faulty_boxes="ignore")
+
+
+def test_a_picture_whose_boxes_were_all_left_out_is_empty(files):
+    files.content["annotations"][0]["bbox"] = [5, 5, 0, 0]
+    with pytest.warns(DataWarning):
+        assert files.read(keep_empty=False, faulty_boxes="leave_out").image_ids == [7]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        (None, r"must be polygons or run lengths, is None"),
+        ([[1, 2, 3]], r"must be a list of x, y pairs, is \[1, 2, 3\]"),
+        ([5, 6, 7, 8, 9, 9], r"must be a list of x, y pairs, is 5"),
+        ([[1, 2, 3, float("inf"), 5, 6]], r"is not finite"),
+        ({"size": [40, 61], "counts": [2440]}, r"run lengths have size \[40, 61\], the picture \[40, 60\]"),
+        ({"size": [40, 60], "counts": [2399]}, r"run lengths do not add up to 40x60 pixels"),
+        ({"size": [40, 60], "counts": [2500, -100]}, r"run lengths do not add up"),
+        ({"size": [40, 60], "counts": "not a mask"}, r"run lengths do not add up"),
+        ({"size": [40, 60], "counts": None}, r"run lengths do not add up"),
+        ({"size": 3, "counts": "0"}, r"run lengths have size 3"),
+    ],
+)
+def test_faulty_segmentations_matter_only_where_masks_are_wanted(files, segmentation, message):
+    files.content["annotations"][1]["segmentation"] = segmentation
+    assert len(files.read()) == 3
+    with pytest.raises(DataError, match=rf"instances.json: annotation 2: .*{message}"):
+        files.read(masks=True)
+
+
+def test_masks_need_a_segmentation_with_a_usable_polygon(files):
+    files.content["annotations"][1]["segmentation"] = [[1, 2, 3, 4]]  # pycocotools would take this for a box
+    with pytest.warns(DataWarning, match=r"1 no polygon of three points \(annotation 2\)"):
+        data = files.read(masks=True, faulty_boxes="leave_out")
+    assert data[0][1]["labels"].tolist() == [1]
+    assert tuple(data[0][1]["masks"].shape) == (1, 40, 60)
+    del files.content["annotations"][1]["segmentation"]
+    with pytest.raises(DataError, match=r"annotation 2 has no key 'segmentation', which masks need"):
+        files.read(masks=True)
