@@ -100,12 +100,13 @@ class DenseRankSort(Function):
     @staticmethod
     def forward(ctx: Any, examples: Examples, delta: float, *levels: Tensor) -> tuple[Tensor, Tensor]:
         logits = torch.cat(examples.levels)
-        ignore = None
-        if any(ignore is not None for ignore in examples.ignores):
-            ignore = torch.cat([is_ignored(part) for part in examples.ignores if part is not None])
+        masks = [
+            torch.zeros_like(level, dtype=torch.bool) if ignore is None else is_ignored(ignore)
+            for level, ignore in examples.pairs()
+        ]
         with torch.autocast(logits.device.type, enabled=False):
             dense = dense_rank_sort(
-                logits.to(computing_dtype(logits.dtype)), examples.index, examples.quality, ignore, delta
+                logits.to(computing_dtype(logits.dtype)), examples.index, examples.quality, torch.cat(masks), delta
             )
         ctx.set_materialize_grads(False)
         ctx.shapes = [level.shape for level in levels]

@@ -12,13 +12,16 @@ derivation.
 import torch
 from torch import Tensor
 
-from .chunks import Levels, counted_chunks, visible_chunks
+from .chunks import CHUNK, Levels, counted_chunks, visible_chunks
 from .kinks import Kinks, build_kinks
 from .relations import squash_infinities, step
 from .targets import Examples
 
 # So few positives are cheaper to visit one by one than to build tables for.
 FEW_POSITIVES = 3
+# Near initialisation most logits fall in one interval, and an addition has to wait for the one before it to the same
+# place; neighbours that add to places of their own do not.
+LANES = 8
 
 
 def count_false_positives(positives: Tensor, examples: Examples, delta: float) -> Tensor:
@@ -88,16 +91,19 @@ def _scatter(weights: Tensor, positives: Tensor, examples: Examples, delta: floa
 
 def _tally(kinks: Kinks, levels: Levels, positives: Tensor, delta: float) -> tuple[Tensor, Tensor]:
     """Per interval the number of logits (K + 1,) int64 and the sum of their offsets from its lower kink, float64."""
-    intervals = len(kinks.threshold) + 1
-    counts = torch.zeros(intervals, dtype=torch.int64, device=positives.device)
-    sums = torch.zeros(intervals, dtype=torch.float64, device=positives.device)
+    places = (len(kinks.threshold) + 1) * LANES
+    counts = torch.zeros(places, dtype=torch.int64, device=positives.device)
+    sums = torch.zeros(places, dtype=torch.float64, device=positives.device)
+    lanes = torch.arange(CHUNK, dtype=torch.int32, device=positives.device) % LANES
     for chunk in visible_chunks(levels, positives, delta):
         if chunk.is_nan():
-            return counts, sums.fill_(torch.nan)
+            sums.fill_(torch.nan)
+            break
         logits = kinks.clamp(chunk.logits)
-        interval = kinks.locate(logits)
-        counts += torch.bincount(interval, minlength=intervals)
-        sums.scatter_add_(0, interval.long(), logits.double())
+        place = kinks.locate(logits).mul_(LANES).add_(lanes[: len(logits)]).long()
+        counts += torch.bincount(place, minlength=places)
+        sums.scatter_add_(0, place, logits.double())
+    counts, sums = counts.view(-1, LANES).sum(1), sums.view(-1, LANES).sum(1)
     # the logits' sum less that of the kinks: float64 holds both to far more digits than a float32 logit has
     sums[1:] -= counts[1:] * kinks.position
     sums[0] = 0

@@ -32,7 +32,7 @@ def dense_rank_sort(
     logits: Tensor,  # (M,) float
     index: Tensor,  # (P,) int64, the positives' places in `logits`
     quality: Tensor,  # (P,) float
-    ignore: Tensor | None,  # (M,) bool
+    ignore: Tensor,  # (M,) bool
     delta: float,
 ) -> DenseRankSort:
     """Equations 6 to 12 of the paper, term by term, in the dtype of `logits`.
@@ -42,7 +42,7 @@ def dense_rank_sort(
     """
     count = len(index)
     is_positive = torch.zeros_like(logits, dtype=torch.bool).index_fill_(0, index, True)
-    ignored = torch.zeros_like(is_positive) if ignore is None else ignore & ~is_positive
+    ignored = ignore & ~is_positive
     negative = ~is_positive & ~ignored
     if logits[~ignored].isnan().any() or quality.isnan().any():
         gradient = torch.where(ignored, 0.0, torch.nan).to(logits)

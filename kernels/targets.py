@@ -27,6 +27,8 @@ class SparseTargets:
     ignore: Tensor | Sequence[Tensor] | None = None  # bool, the shape(s) of the logits; a positive is never ignored
 
 
+BLOCK = 1024  # labels looked at together
+
 Targets = Tensor | Sequence[Tensor] | SparseTargets
 
 
@@ -75,15 +77,14 @@ def flatten_examples(levels: list[Tensor], targets: Targets) -> Examples:
         return _from_sparse(flat, levels, targets)
     labels = _matching(levels, [targets] if isinstance(targets, Tensor) else list(targets), "targets")
     labels = [label.detach().reshape(-1) for label in labels]
-    # not "label > 0": a NaN quality has to be seen, or it would drop out in silence
-    places = [torch.logical_not(label <= 0).nonzero().squeeze(1) for label in labels]
+    places = [_positive_places(label) for label in labels]
     quality = torch.cat([label[place] for label, place in zip(labels, places, strict=True)])
     offsets = _offsets(flat)
     index = torch.cat([place + offset for place, offset in zip(places, offsets, strict=True)])
     if not quality.is_floating_point():
         quality = quality.float()
     _check_quality(quality, "targets")
-    return Examples(flat, index, quality, [None if label.dtype == torch.bool else label for label in labels])
+    return Examples(flat, index, quality, [label if _may_ignore(label) else None for label in labels])
 
 
 def gather_levels(levels: Sequence[Tensor], index: Tensor) -> Tensor:
@@ -101,6 +102,25 @@ def gather_levels(levels: Sequence[Tensor], index: Tensor) -> Tensor:
             inside = (local >= 0) & (local < level.numel())
             values = torch.where(inside, level[local.clamp(0, level.numel() - 1)], values)
     return values
+
+
+def _positive_places(labels: Tensor) -> Tensor:
+    """The places (P,) int64 of positives among dense labels (n,); a NaN counts, or it would drop out in silence."""
+    if labels.device.type == "cpu" and len(labels) > 64 * BLOCK:
+        # positives are rare: looking for blocks with one first costs a tenth of looking at every label
+        blocks = labels[: len(labels) // BLOCK * BLOCK].view(-1, BLOCK)
+        rows = torch.logical_not(blocks.amax(1) <= 0).nonzero().squeeze(1)
+        row, column = torch.logical_not(blocks[rows] <= 0).nonzero(as_tuple=True)
+        rest = torch.logical_not(labels[blocks.numel() :] <= 0).nonzero().squeeze(1)
+        return torch.cat([rows[row] * BLOCK + column, rest + blocks.numel()])
+    return torch.logical_not(labels <= 0).nonzero().squeeze(1)
+
+
+def _may_ignore(labels: Tensor) -> bool:
+    """Whether dense labels (n,) may have an ignored one; only on a CPU is it worth a look."""
+    if labels.dtype == torch.bool:
+        return False
+    return labels.device.type != "cpu" or not len(labels) or not bool(labels.amin() >= 0)
 
 
 def _from_sparse(flat: list[Tensor], levels: list[Tensor], targets: SparseTargets) -> Examples:
