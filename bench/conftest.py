@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -20,19 +21,22 @@ def device_name() -> str:
 
 
 def pytest_benchmark_update_machine_info(config, machine_info) -> None:
-    """Device, versions and threads, beside what pytest-benchmark knows of the machine."""
+    """Device, versions and threads; not the machine's name, which is nobody's business."""
     del config
+    machine_info.pop("node", None)
     machine_info["device"] = device_name()
     machine_info["torch"] = torch.__version__
     machine_info["threads"] = torch.get_num_threads()
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json) -> None:
-    """Writes the Markdown report beside the JSON that was asked for."""
-    del benchmarks
-    target = config.getoption("benchmark_json")
-    if target is not None:
-        write_report(output_json, Path(target.name).with_suffix(".md"), _commit())
+    """Writes the Markdown report of this device, where a JSON was asked for too (`make bench`)."""
+    del config, benchmarks
+    name = re.sub(r"[^a-z0-9]+", "-", device_name().lower()).strip("-")
+    report = TREE / "bench" / "results" / f"{name}.md"
+    report.parent.mkdir(exist_ok=True)
+    write_report(output_json, report, _commit())
+    print(f"\nreport: {report.relative_to(TREE)}")
 
 
 def _commit() -> str:

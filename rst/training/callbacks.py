@@ -10,6 +10,7 @@ import psutil
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 
 
 def is_logging_step(trainer: Trainer) -> bool:
@@ -179,7 +180,7 @@ class Lines(ProgressBar):
             for name, value in trainer.callback_metrics.items()
             if name.startswith("val/AP") and value >= 0
         }
-        if self._enabled and metrics and not trainer.sanity_checking and trainer.training is False:
+        if self._enabled and metrics and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             scores = "  ".join(f"{name.removeprefix('val/')} {100 * value:.1f}" for name, value in metrics.items())
             print(f"validation  {scores}", flush=True)
 
