@@ -92,6 +92,12 @@ def compile_for(variant: Variant, target: GPUTarget) -> Resources:
     return _assemble_ptx(compiled.asm["ptx"], target.arch, shared)
 
 
+def intermediate_code(variant: Variant) -> str:
+    """The kernel in Triton's first intermediate form, the same for every target."""
+    source = ASTSource(fn=variant.kernel, signature=variant.signature(), constexprs=variant.constants)
+    return triton.compile(source, target=TARGETS["cuda 90"]).asm["ttir"]
+
+
 def _assemble_ptx(ptx: str, arch: int, shared: int) -> Resources:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.ptx"

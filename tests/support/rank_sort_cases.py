@@ -44,16 +44,23 @@ class Ranking:
 
 
 def random_ranking(
-    seed: int, size: int, positives: int, delta: float = 0.5, *, spread: float = 1.5, ties: float = 0.0
+    seed: int,
+    size: int,
+    positives: int,
+    delta: float = 0.5,
+    *,
+    spread: float = 1.5,
+    ties: float = 0.0,
+    lift: float = 0.5,
 ) -> Ranking:
-    """Normal logits, positives a little higher, a tenth ignored; `ties` rounds logits and qualities to a grid."""
+    """Normal logits, positives higher by `lift`, a tenth ignored; `ties` rounds logits and qualities to a grid."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(size, generator=generator) * spread
     targets = torch.zeros(size)
     targets[torch.rand(size, generator=generator) < 0.1] = -1
     place = torch.randperm(size, generator=generator)[:positives]
     targets[place] = torch.rand(positives, generator=generator).clamp(min=0.01)
-    logits[place] += 0.5
+    logits[place] += lift
     if ties:
         logits = (logits / ties).round() * ties
         targets = torch.where(targets > 0, (targets * 5).ceil() / 5, targets)
@@ -63,7 +70,13 @@ def random_ranking(
 def named_rankings() -> dict[str, Ranking]:
     """The shapes and the corners that a ranking loss meets."""
     few = 1200 if INTERPRETED else 20_000
+    # more than two chunks of the torch backend, which the interpreter does not need to see
+    many = 2000 if INTERPRETED else 600_001
     return {
+        "several chunks": random_ranking(20, many, 12),
+        "several chunks, few in sight": random_ranking(21, many, 12, lift=8.0),
+        "several chunks, two positives": random_ranking(22, many, 2, lift=8.0),
+        "several chunks, crowded kinks": random_ranking(23, many, 40, spread=1e-5),
         "typical": random_ranking(0, 777, 23),
         "odd and large": random_ranking(1, few + 7, 129),
         "hard step": random_ranking(2, 701, 31, 0.0),

@@ -1,12 +1,13 @@
 """No kernel spills a register on any GPU that it is compiled for."""
 
 import os
+import re
 
 import pytest
 
 pytest.importorskip("triton")
 
-from kernel_resources import TARGETS, compile_for, variants
+from kernel_resources import TARGETS, compile_for, intermediate_code, variants
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -22,3 +23,15 @@ def test_no_kernel_spills(target, capsys):
             if used.spilled or used.stack:
                 spilling.append(row)
     assert not spilling, "\n".join(spilling)
+
+
+@pytest.mark.parametrize("name", ["count smooth fp32 ignore=0", "scatter smooth fp32 ignore=0"])
+def test_offsets_into_the_logits_are_64_bits_wide(name):
+    """More than 2^31 logits: a program's number is widened before it is multiplied by the size of its block."""
+    code = intermediate_code(variants()[name])
+    number = re.search(r"(%\w+) = tt.get_program_id x : i32", code)
+    assert number is not None
+    wide = re.search(rf"(%\w+) = arith.extsi {number[1]} : i32 to i64", code)
+    assert wide is not None
+    assert re.search(rf"arith.muli {wide[1]}, %\w+ : i64", code)
+    assert not re.search(rf"arith.muli {number[1]},", code)
