@@ -1,0 +1,72 @@
+"""How the work is cut up changes nothing: tiles of the Triton kernels, chunks and shortcuts of the torch backend."""
+
+import pytest
+import torch
+from rank_sort_cases import INTERPRETED, assert_exact, named_rankings, outcome
+
+from rst.kernels import chunks, kinks, pairs, portable
+
+NAMED = named_rankings()
+torch_only = pytest.mark.skipif(INTERPRETED, reason="the torch backend runs in the other process")
+
+
+@pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="needs the interpreter or a GPU")
+@pytest.mark.parametrize(("block_p", "block_n", "tiles"), [(16, 128, 1), (32, 64, 3), (64, 128, 2)])
+def test_any_tiling(monkeypatch, block_p, block_n, tiles):
+    from rst.kernels import columns, rows
+
+    device = "cpu" if INTERPRETED else "cuda"
+    ranking = NAMED["typical"]
+    usual = outcome(ranking, "triton", device)
+    for module in (rows, columns):
+        monkeypatch.setattr(module, "BLOCK_P", block_p)
+        monkeypatch.setattr(module, "BLOCK_N", block_n)
+    monkeypatch.setattr(rows, "TILES_PER_PROGRAM", tiles)
+    got = outcome(ranking, "triton", device)
+    assert got[0] == usual[0], "masses are counted in whole units: the same in any order"
+    assert got[1] == pytest.approx(usual[1], abs=1e-7)
+    torch.testing.assert_close(got[2], usual[2], rtol=3e-6, atol=1e-8)
+
+
+@torch_only
+@pytest.mark.parametrize("chunk", [1, 64, 1000])
+@pytest.mark.parametrize("name", ["typical", "ties", "three positives", "infinities of both"])
+def test_any_chunk(monkeypatch, name, chunk):
+    monkeypatch.setattr(chunks, "CHUNK", chunk)
+    monkeypatch.setattr(portable, "CHUNK", chunk)
+    assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
+
+
+@torch_only
+@pytest.mark.parametrize("share", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["typical", "hard step", "outlying positive", "infinities of both"])
+def test_picking_visible_logits_out_or_not(monkeypatch, name, share):
+    monkeypatch.setattr(chunks, "SPARSE_SHARE", share)
+    assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
+
+
+@torch_only
+@pytest.mark.parametrize("lookups", [0, 1, 100])
+@pytest.mark.parametrize("cells", [1 << 2, 1 << 10])
+@pytest.mark.parametrize("name", ["typical", "ties", "initialisation", "far apart", "hard step"])
+def test_any_grid(monkeypatch, name, cells, lookups):
+    monkeypatch.setattr(kinks, "LEAST_CELLS", cells)
+    monkeypatch.setattr(kinks, "MOST_CELLS", cells)
+    monkeypatch.setattr(kinks, "LOOKUPS", lookups)
+    assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
+
+
+@torch_only
+@pytest.mark.parametrize("few", [0, 1000])
+@pytest.mark.parametrize("name", ["typical", "one positive", "hard step", "infinite positives"])
+def test_one_by_one_or_by_tables(monkeypatch, name, few):
+    monkeypatch.setattr(portable, "FEW_POSITIVES", few)
+    assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
+
+
+@torch_only
+@pytest.mark.parametrize("size", [1, 100, 1000])
+@pytest.mark.parametrize("name", ["typical", "ties", "equal qualities", "all positive"])
+def test_any_block_of_pairs(monkeypatch, name, size):
+    monkeypatch.setattr(pairs, "PAIRS", size)
+    assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
