@@ -11,7 +11,10 @@ from torch import Tensor
 
 from .autograd import DenseRankSort, RankSort
 from .backends import BackendName, choose_backend
-from .targets import Targets, as_levels, flatten_examples
+from .targets import Targets, as_levels, flatten_examples, targets_to
+
+# Devices that cannot hold the tables of a ranking, which are float64: their logits are ranked on the CPU.
+NO_FLOAT64 = {"mps"}
 
 
 class RankSortLoss(NamedTuple):
@@ -69,9 +72,12 @@ def rank_sort(
         raise ValueError(f"delta: expected a finite number >= 0, got {delta!r}")
     levels = as_levels(logits)
     chosen = choose_backend(backend, levels[0])
+    home = levels[0].device
+    if home.type in NO_FLOAT64:
+        levels, targets = [level.cpu() for level in levels], targets_to(targets, "cpu")
     examples = flatten_examples(levels, targets)
     if chosen is None:
         ranking, sorting = DenseRankSort.apply(examples, float(delta), *levels)
     else:
         ranking, sorting = RankSort.apply(chosen, examples, float(delta), *levels)
-    return RankSortLoss(ranking, sorting)
+    return RankSortLoss(ranking.to(home), sorting.to(home))

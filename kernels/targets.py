@@ -87,6 +87,18 @@ def flatten_examples(levels: list[Tensor], targets: Targets) -> Examples:
     return Examples(flat, index, quality, [label if _may_ignore(label) else None for label in labels])
 
 
+def targets_to(targets: Targets, device: torch.device | str) -> Targets:
+    """The same targets with all their tensors on `device`."""
+    if isinstance(targets, Tensor):
+        return targets.to(device)
+    if not isinstance(targets, SparseTargets):
+        return [label.to(device) for label in targets]
+    ignore = targets.ignore
+    if ignore is not None:
+        ignore = ignore.to(device) if isinstance(ignore, Tensor) else [mask.to(device) for mask in ignore]
+    return SparseTargets(targets.index.to(device), targets.quality.to(device), ignore)
+
+
 def gather_levels(levels: Sequence[Tensor], index: Tensor) -> Tensor:
     """The values at `index` (P,) of the concatenation of the raveled `levels`, without making it or a host sync.
 

@@ -84,6 +84,23 @@ def test_dense_labels_of_any_real_dtype(dtype):
     assert rank_sort(logits, labels.to(dtype)) == expected
 
 
+@pytest.mark.parametrize("form", ["dense", "levels", "sparse", "sparse levels"])
+def test_devices_without_float64_are_ranked_on_the_cpu(monkeypatch, form):
+    ranking = random_ranking(0, 600, 20)
+    index = (ranking.targets > 0).nonzero().squeeze(1)
+    halves = list((ranking.targets < 0).split(300))
+    targets = {
+        "dense": ranking.targets,
+        "levels": list(ranking.targets.split(300)),
+        "sparse": SparseTargets(index, ranking.targets[index], ranking.targets < 0),
+        "sparse levels": SparseTargets(index, ranking.targets[index], halves),
+    }[form]
+    logits = list(ranking.logits.split(300)) if "levels" in form else ranking.logits
+    expected = rank_sort(logits, targets, backend="torch")
+    monkeypatch.setattr("rst.kernels.ranking.NO_FLOAT64", {"cpu"})
+    assert rank_sort(logits, targets, backend="torch") == expected
+
+
 def test_the_rounding_of_an_iou_is_no_error():
     rank_sort(torch.zeros(1), torch.tensor([1.0000002]))
 
