@@ -92,8 +92,8 @@ define demonstrate
 	@printf '\nDetections on the held-out tiles: %s/pictures\nLoss curves: %s/curves.png\n' $(2) $(2)
 endef
 
-demo: $(STAMP) ## train RS Faster R-CNN on tree crowns in aerial photographs, evaluate, draw: about 10 minutes on two cores
-	$(call demonstrate,configs/sample/rs_faster_rcnn_mobilenetv2.yaml,runs/demo,0.65)
+demo: $(STAMP) ## train RS Faster R-CNN on tree crowns in aerial photographs, evaluate, draw: about 6 minutes on two cores
+	$(call demonstrate,configs/sample/rs_faster_rcnn_mobilenetv2.yaml,runs/demo,0.6)
 
 demo-baseline: $(STAMP) ## the same detector with cross-entropy and a sampler
 	$(call demonstrate,configs/sample/faster_rcnn_mobilenetv2.yaml,runs/demo-baseline,0.5)
