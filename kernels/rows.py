@@ -3,7 +3,7 @@
     P  positives, the rows       n  logits of one level, the columns
     s  logits                    y  qualities          d  delta
 
-Masses are counted in whole units of 2^-23, the precision of a float32 H: integer sums are the same in any order, so
+Masses are counted in whole units of 2^-30, finer than a float32 H near 1: integer sums are the same in any order, so
 splitting the columns over programs costs no determinism, and the positives' own share can be taken out to the last bit.
 """
 
@@ -20,10 +20,10 @@ from .tiles import finite, ignore_argument, inverse_width, launch_context, load_
 
 INTERPRETED = not isinstance(step, triton.runtime.JITFunction)
 
-# A tile of 16 x 128 pairs is 16 registers a thread with 4 warps; 128 columns of at most 2^23 units fit an int32.
+# A tile of 16 x 128 pairs is 16 pairs a thread with 4 warps. One H fits an int32 (at most 2^30 units), a sum an int64.
 BLOCK_P = 16
 BLOCK_N = 128
-UNITS = tl.constexpr(8388608.0)
+UNITS = tl.constexpr(1073741824.0)
 # Columns of one program: long enough to hide the loads of its rows, short enough to fill a GPU when P is small.
 TILES_PER_PROGRAM = 32
 # The interpreter pays per operation, whatever the tile.
@@ -61,7 +61,7 @@ def count_kernel(
         highest = tl.max(tl.where(logits == logits, logits, float("-inf")), 0)
         if highest >= reach:
             relation = step(logits[None, :] - positives[:, None], inverse_width, HARD)
-            mass += tl.sum((relation * UNITS + 0.5).to(tl.int32), 1).to(tl.int64)
+            mass += tl.sum((relation * UNITS).to(tl.int32).to(tl.int64), 1)
     tl.atomic_add(mass_ptr + rows, mass, mask=rows < count)
     tl.atomic_max(nan_ptr, found_nan)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 GOLDEN = 0.618033988749895  # steps of the golden ratio spread any number of hues evenly
 TRUTH = (255, 255, 255)
+LARGEST_SCALE = 4  # of a picture that is enlarged to be drawn on
 
 
 def draw_detections(
@@ -30,8 +31,8 @@ def draw_detections(
         class_names: C names.
         threshold: least score that is drawn.
         truth: "boxes" (m, 4) of the ground truth, drawn as thin dashed white lines.
-        least_side: a picture whose shorter side has fewer pixels is drawn larger by a whole number, so that the text
-            leaves something of it to be seen.
+        least_side: a picture whose shorter side has fewer pixels is drawn two to four times as large, so that
+            the text leaves something of it to be seen.
 
     Returns:
         a new RGB picture.
@@ -40,7 +41,7 @@ def draw_detections(
         ValueError: a tensor of another shape, or a label without a name.
     """
     picture = _to_picture(image)
-    scale = max(1, -(-least_side // min(picture.size)))
+    scale = min(max(1, -(-least_side // min(picture.size))), LARGEST_SCALE)
     picture = picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
     line = max(1, round(min(picture.size) / 250))

@@ -141,7 +141,7 @@ def test_learns_two_images_by_heart(loss: str):
         test_proposals=64,
     )
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-3)
-    for _ in range(60):
+    for _ in range(120):
         optimizer.zero_grad()
         sum(model(images, targets).values()).backward()
         optimizer.step()
