@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .places import rare_places
 from .relations import squash_infinities
 from .targets import is_ignored
 
@@ -20,7 +21,7 @@ Levels = list[tuple[Tensor, Tensor | None]]  # the logits of each level, and wha
 # Small enough for a chunk and its scratch to stay in cache, large enough to hide an operator's launch.
 CHUNK = 1 << 18
 # Below this share of logits that any positive can see, it pays to pick them out of their chunk first.
-SPARSE_SHARE = 0.3
+SPARSE_SHARE = 0.1
 # One logit in so many tells the share well enough.
 SAMPLE_STEP = 16
 
@@ -62,9 +63,12 @@ def counted_chunks(levels: Levels, out: Tensor | None = None) -> Iterator[tuple[
         offset += level.numel()
 
 
-def visible_chunks(levels: Levels, positives: Tensor, delta: float, out: Tensor | None = None) -> Iterator[Chunk]:
+def visible_chunks(
+    levels: Levels, positives: Tensor, delta: float, out: Tensor | None = None, *, effort: float = 1.0
+) -> Iterator[Chunk]:
     """The logits with H > 0 for one of the `positives` (P,), and maybe more; a NaN is always among them.
 
+    `effort` is the work on each logit, in that of the tables: the less, the rarer is picking them out worth it.
     Where a positive is infinite, all logits are squashed as `squash_infinities` does it to the positives. With `out`
     (M,), whatever is left out gets 0.
     """
@@ -82,14 +86,14 @@ def visible_chunks(levels: Levels, positives: Tensor, delta: float, out: Tensor 
             continue
         highest = float(logits.amax())  # NaN if there is one
         sampled = logits[::SAMPLE_STEP]
-        many = int((sampled >= reach).count_nonzero()) > SPARSE_SHARE * len(sampled)
+        many = int((sampled >= reach).count_nonzero()) > effort * SPARSE_SHARE * len(sampled)
         if many or math.isnan(highest):
             yield Chunk(logits, None, part)
             continue
         if part is not None:
             part.zero_()
         if highest >= reach:
-            places = (logits >= reach).nonzero().squeeze(1)
+            places = rare_places(logits, lambda block: block < reach)
             yield Chunk(logits[places], places, part)
 
 

@@ -19,6 +19,7 @@ from .targets import Examples
 
 # So few positives are cheaper to visit one by one than to build tables for.
 FEW_POSITIVES = 3
+FEW_EFFORT = 0.05  # of that of the tables
 # Near initialisation most logits fall in one interval, and an addition has to wait for the one before it to the same
 # place; neighbours that add to places of their own do not.
 LANES = 8
@@ -71,7 +72,7 @@ def _scatter(weights: Tensor, positives: Tensor, examples: Examples, delta: floa
     finite = squash_infinities(positives, positives, delta)
     if len(positives) <= FEW_POSITIVES:
         pairs = list(zip(weights.to(finite.dtype), finite, strict=True))
-        for chunk in visible_chunks(examples.pairs(), positives, delta, out):
+        for chunk in visible_chunks(examples.pairs(), positives, delta, out, effort=FEW_EFFORT):
             total = torch.zeros_like(chunk.logits)
             for weight, positive in pairs:
                 total += step(chunk.logits - positive, delta).mul_(weight)
@@ -94,7 +95,8 @@ def _tally(kinks: Kinks, levels: Levels, positives: Tensor, delta: float) -> tup
     places = (len(kinks.threshold) + 1) * LANES
     counts = torch.zeros(places, dtype=torch.int64, device=positives.device)
     sums = torch.zeros(places, dtype=torch.float64, device=positives.device)
-    lanes = torch.arange(CHUNK, dtype=torch.int32, device=positives.device) % LANES
+    longest = min(CHUNK, max(level.numel() for level, _ in levels))
+    lanes = torch.arange(LANES, dtype=torch.int32, device=positives.device).repeat(longest // LANES + 1)
     for chunk in visible_chunks(levels, positives, delta):
         if chunk.is_nan():
             sums.fill_(torch.nan)
@@ -145,7 +147,7 @@ def _mass_one_by_one(positives: Tensor, levels: Levels, delta: float) -> Tensor:
     """Per positive the sum of H over the levels, (P,) float64, one positive at a time over cached chunks."""
     mass = torch.zeros(len(positives), dtype=torch.float64, device=positives.device)
     finite = squash_infinities(positives, positives, delta)
-    for chunk in visible_chunks(levels, positives, delta):
+    for chunk in visible_chunks(levels, positives, delta, effort=FEW_EFFORT):
         for place, positive in enumerate(finite):
             mass[place] += step(chunk.logits - positive, delta).sum(dtype=torch.float64)
     return mass

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .places import rare_places
+
 
 @dataclass(frozen=True)
 class SparseTargets:
@@ -26,8 +28,6 @@ class SparseTargets:
     quality: Tensor  # (P,) localisation quality (IoU, Dice) in [0, 1]
     ignore: Tensor | Sequence[Tensor] | None = None  # bool, the shape(s) of the logits; a positive is never ignored
 
-
-BLOCK = 1024  # labels looked at together
 
 Targets = Tensor | Sequence[Tensor] | SparseTargets
 
@@ -77,7 +77,8 @@ def flatten_examples(levels: list[Tensor], targets: Targets) -> Examples:
         return _from_sparse(flat, levels, targets)
     labels = _matching(levels, [targets] if isinstance(targets, Tensor) else list(targets), "targets")
     labels = [label.detach().reshape(-1) for label in labels]
-    places = [_positive_places(label) for label in labels]
+    # a NaN quality has to be seen, or it would drop out in silence
+    places = [rare_places(label, lambda block: block <= 0) for label in labels]
     quality = torch.cat([label[place] for label, place in zip(labels, places, strict=True)])
     offsets = _offsets(flat)
     index = torch.cat([place + offset for place, offset in zip(places, offsets, strict=True)])
@@ -114,18 +115,6 @@ def gather_levels(levels: Sequence[Tensor], index: Tensor) -> Tensor:
             inside = (local >= 0) & (local < level.numel())
             values = torch.where(inside, level[local.clamp(0, level.numel() - 1)], values)
     return values
-
-
-def _positive_places(labels: Tensor) -> Tensor:
-    """The places (P,) int64 of positives among dense labels (n,); a NaN counts, or it would drop out in silence."""
-    if labels.device.type == "cpu" and len(labels) > 64 * BLOCK:
-        # positives are rare: looking for blocks with one first costs a tenth of looking at every label
-        blocks = labels[: len(labels) // BLOCK * BLOCK].view(-1, BLOCK)
-        rows = torch.logical_not(blocks.amax(1) <= 0).nonzero().squeeze(1)
-        row, column = torch.logical_not(blocks[rows] <= 0).nonzero(as_tuple=True)
-        rest = torch.logical_not(labels[blocks.numel() :] <= 0).nonzero().squeeze(1)
-        return torch.cat([rows[row] * BLOCK + column, rest + blocks.numel()])
-    return torch.logical_not(labels <= 0).nonzero().squeeze(1)
 
 
 def _may_ignore(labels: Tensor) -> bool:
