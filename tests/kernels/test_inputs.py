@@ -119,7 +119,9 @@ def test_memory_beyond_inputs_and_gradient_does_not_grow_with_the_logits():
 
 def _peak_allocation(work) -> int:
     """Bytes of tensors at the peak of `work`, from the allocations and releases that the profiler records."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profile:
         work()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = peak = 0
