@@ -33,6 +33,7 @@ class Chunk:
     logits: Tensor  # (n,) in the computing dtype; may be the caller's own memory, so read it only
     places: Tensor | None  # (n,) int64, where in `part` they belong; None: all of it, in order
     part: Tensor | None  # this chunk's part of the output
+    highest: float | None = None  # the largest logit, NaN if there is one; None: nobody has looked
 
     def write(self, values: Tensor) -> None:
         """Stores one value (n,) for each of the logits; those left out have got their 0."""
@@ -44,7 +45,7 @@ class Chunk:
 
     def is_nan(self) -> bool:
         """Whether a logit is NaN."""
-        return bool(self.logits.amax().isnan()) if len(self.logits) else False
+        return math.isnan(self.logits.amax() if self.highest is None else self.highest)
 
 
 def computing_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -88,13 +89,13 @@ def visible_chunks(
         sampled = logits[::SAMPLE_STEP]
         many = int((sampled >= reach).count_nonzero()) > effort * SPARSE_SHARE * len(sampled)
         if many or math.isnan(highest):
-            yield Chunk(logits, None, part)
+            yield Chunk(logits, None, part, highest)
             continue
         if part is not None:
             part.zero_()
         if highest >= reach:
             places = rare_places(logits, lambda block: block < reach)
-            yield Chunk(logits[places], places, part)
+            yield Chunk(logits[places], places, part, highest)
 
 
 def any_nan(levels: Levels) -> Tensor:
