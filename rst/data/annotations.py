@@ -67,7 +67,7 @@ def read_annotations(
     Boxes that reach out of their picture are clipped, crowds (`iscrowd`) left out silently. A box is faulty if it is
     less than a pixel wide or high, if less than a pixel of it is inside the picture, or, with `masks`, if none of its
     object's polygons has three points: `faulty_boxes` is "refuse" to refuse such a file, or "leave_out" to go on
-    without them and report them in one `DataWarning` (COCO's own files have a few).
+    without them and report them in one `DataWarning`.
 
     Raises:
         DataError: malformed JSON (with line and column), a missing or wrong-typed key, a category or picture that does
