@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install test lint format unit interpreter offline smoke \
-  format-check ruff-check pyright demo demo-baseline bench clean
+  format-check ruff-check pyright demo demo-baseline bench kernel-package clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -101,6 +101,9 @@ demo-baseline: $(STAMP) ## the same detector with cross-entropy and a sampler
 bench: $(STAMP) ## the losses beside their baselines, time and memory: a report in bench/results/
 	@mkdir -p build
 	$(BIN)/python -m pytest bench --benchmark-json build/benchmarks.json $(PYTEST_FLAGS)
+
+kernel-package: $(STAMP) ## kernels/ as a package for Hugging Face's loader, in build/kernel-package/
+	$(BIN)/python tools/kernel_package.py --output build/kernel-package
 
 clean: ## remove .venv and what was built; keep data/ and runs/
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .benchmarks rank_sort_toolkit.egg-info

@@ -20,10 +20,11 @@ ALLOWED: dict[str, set[str] | None] = {
     "rst": None,
     "bench": None,
     "tests": None,
+    "tools": set(),
 }
-# bench and tests are seen by nobody; the mapped folders under their own names would be second copies of rst.kernels and
-# rst.detectors, found only where the tree's root is on the path.
-NEVER = {"bench", "tests", "kernels", "detectors"}
+# bench, tests and tools are seen by nobody; the mapped folders under their own names would be second copies of
+# rst.kernels and rst.detectors, found only where the tree's root is on the path.
+NEVER = {"bench", "tests", "tools", "kernels", "detectors"}
 
 # The order inside rst/: a sub-package imports none of these.
 CLOSED_INSIDE_RST = {
@@ -112,6 +113,7 @@ def test_order_inside_rst(folder: str):
         ("rst", "import tests.conftest"),
         ("rst", "from detectors import faster_rcnn"),
         ("tests", "import kernels"),
+        ("tools", "import torch"),
     ],
 )
 def test_guard_refuses(folder: str, line: str):
