@@ -1,6 +1,7 @@
 """The torch.autograd.Functions of the losses: what forward keeps, and what backward does with it.
 
-    P  positives      M  all logits
+    P  positives of this process      R  those of all processes that share the ranking (P without a group)
+    M  all logits of this process     V  parts of the loss, each with a value and an update of its own
 
 Forward keeps the logits it was given and tables of the size of the positives; backward scatters straight into the
 gradient, already scaled by the upstream gradients. Nothing of size M lives between the two.
@@ -9,6 +10,7 @@ The backward pass is the paper's Identity Update and not the derivative of the v
 fail.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,48 +18,56 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .backends import Backend
 from .chunks import any_nan, computing_dtype
-from .reference import dense_rank_sort
-from .scores import RankSortScores, rank_sort_scores
-from .targets import Examples, gather_levels, is_ignored
+from .ops import Passes
+from .processes import Shared
+from .reference import DensePart
+from .scores import Counts, Update
+from .targets import Examples, Masses, gather_levels, is_ignored
+
+Score = Callable[[Counts], tuple[Update, ...]]  # called where there are positives
+DenseEquations = Callable[[Tensor, Tensor, Tensor, Tensor, float], list[DensePart]]
 
 
-class RankSort(Function):
-    """(ranking, sorting) of `examples`; the levels are handed over a second time for autograd to see them."""
+class RankingLoss(Function):
+    """The V values of `score` on `examples`, then both masses (R,); the levels come once more for autograd to see."""
 
     @staticmethod
-    def forward(ctx: Any, backend: Backend, examples: Examples, delta: float, *levels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any,
+        score: Score,
+        parts: int,
+        passes: Passes,
+        examples: Examples,
+        delta: float,
+        shared: Shared,
+        *levels: Tensor,
+    ) -> tuple[Tensor, ...]:
         dtype = computing_dtype(levels[0].dtype)
         ctx.set_materialize_grads(False)
-        ctx.backend, ctx.delta, ctx.shapes = backend, delta, [level.shape for level in levels]
-        ctx.present = [ignore is not None for ignore in examples.ignores]
-        count = len(examples.index)
-        positives = gather_levels(examples.levels, examples.index).to(dtype)
-        quality = examples.quality.to(dtype)
+        ctx.passes, ctx.delta, ctx.shared = passes, delta, shared
+        ctx.shapes = [level.shape for level in levels]
+        ctx.ignoring = [ignore is not None for ignore in examples.ignores]
         with torch.autocast(levels[0].device.type, enabled=False):
-            if count:
-                false_positives = backend.count_false_positives(positives, examples, delta)
-                sums = backend.sorting_sums(positives, quality, delta)
-                scores = rank_sort_scores(false_positives, sums)
-                # a NaN among the logits or the qualities is a NaN in both
-                poison = 0 * (false_positives.sum() + quality.sum())
-                ranking = (scores.ranking_error.mean() + poison).to(dtype)
-                sorting = (scores.sorting_error.mean() + poison).to(dtype)
+            own = gather_levels(examples.levels, examples.index).to(dtype)
+            rows, quality = shared.gather(own), shared.gather(examples.quality.to(dtype))
+            if shared.total:
+                masses = shared.add(passes.count(rows, own, examples, delta))
+                updates = score(Counts(masses.false_positives, masses.true_positives, rows, quality, delta, passes))
+                # a NaN among the logits or the qualities is a NaN in every part
+                poison = 0 * (masses.false_positives.sum() + quality.sum())
+                values = [(update.error.mean() + poison).to(dtype) for update in updates]
             else:
-                scores = RankSortScores(*[positives.double()] * len(RankSortScores._fields))
-                ranking = torch.where(any_nan(examples.pairs()), torch.nan, 0.0).to(dtype)
-                sorting = ranking.clone()
-        ctx.save_for_backward(
-            *examples.levels,
-            *[ignore for ignore in examples.ignores if ignore is not None],
-            examples.index,
-            positives,
-            quality,
-            ranking,
-            *scores,
-        )
-        return ranking, sorting
+                masses = Masses(rows.double(), rows.double())
+                updates = (Update(rows.double(), rows.double(), rows.double()),) * parts
+                poison = torch.where(shared.any(any_nan(examples.pairs())), torch.nan, 0.0).to(rows.device)
+                values = [poison.to(dtype, copy=True) for _ in updates]
+        ctx.spreads = [(update.negative_weight is not None, update.positive_weight is not None) for update in updates]
+        tables = [table for update in updates for table in update[1:] if table is not None]
+        ignores = [ignore for ignore in examples.ignores if ignore is not None]
+        ctx.save_for_backward(*examples.levels, *ignores, examples.index, rows, quality, poison.to(dtype), *tables)
+        ctx.mark_non_differentiable(*masses)
+        return *values, *masses
 
     @staticmethod
     @once_differentiable
@@ -66,53 +76,58 @@ class RankSort(Function):
     ) -> tuple[Tensor | None, ...]:
         saved = list(ctx.saved_tensors)
         levels = [saved.pop(0) for _ in ctx.shapes]
-        ignores = [saved.pop(0) if present else None for present in ctx.present]
-        index, positives, quality, ranking = (saved.pop(0) for _ in range(4))
-        scores = RankSortScores(*saved)
+        ignores = [saved.pop(0) if ignoring else None for ignoring in ctx.ignoring]
+        index, rows, quality, poison = (saved.pop(0) for _ in range(4))
         examples = Examples(levels, index, quality, ignores)
-        upstream_ranking, upstream_sorting = upstream
-        if upstream_ranking is None and upstream_sorting is None:
-            return None, None, None, *[None] * len(levels)
+        shared: Shared = ctx.shared
+        # averaged over the processes, as data-parallel training does it, gradients are those of the whole ranking
+        share = shared.world / max(shared.total, 1)
 
-        count = max(len(index), 1)
-        flat = levels[0].new_empty(sum(level.numel() for level in levels))
-        poison = 0 * ranking  # NaN where the loss is
-        own = poison.expand_as(positives)
-        weights = torch.zeros_like(scores.negative_weight)
-        with torch.autocast(flat.device.type, enabled=False):
-            if upstream_ranking is not None:
-                scale = upstream_ranking.double() / count
-                weights = scores.negative_weight * scale
-                own = own - (scores.ranking_promotion * scale).to(own.dtype)
-            if upstream_sorting is not None:
-                scale = upstream_sorting.double() / count
-                spread = (scores.sorting_spread * scale).to(own.dtype)
-                demotion = ctx.backend.sorting_demotion(spread, positives, quality, ctx.delta)
-                own = own + (demotion - (scores.sorting_promotion * scale).to(own.dtype))
-            ctx.backend.scatter_to_logits(weights, positives, examples, ctx.delta, flat, poison)
-            flat.index_copy_(0, index, own.to(flat.dtype))
-        return None, None, None, *_shaped(flat, ctx.shapes)
+        weights = torch.zeros(rows.shape, dtype=torch.float64, device=rows.device)
+        spread, own = torch.zeros_like(weights), torch.zeros_like(weights)
+        sorts = False
+        for gradient, (has_negative, has_positive) in zip(upstream, ctx.spreads, strict=False):
+            promotion = saved.pop(0)
+            negative_weight = saved.pop(0) if has_negative else None
+            positive_weight = saved.pop(0) if has_positive else None
+            if gradient is None:
+                continue
+            scale = gradient.double() * share
+            own = own - promotion * scale
+            if negative_weight is not None:
+                weights = weights + negative_weight * scale
+            if positive_weight is not None:
+                spread, sorts = spread + positive_weight * scale, True
+        with torch.autocast(rows.device.type, enabled=False):
+            if sorts:
+                demotion = ctx.passes.sorting_demotion(spread.to(rows.dtype), rows, quality, ctx.delta)
+                own = own + demotion
+            flat = ctx.passes.scatter_to_logits(weights, rows, examples, ctx.delta, poison)
+            flat.index_copy_(0, index, (own[shared.own] + poison).to(flat.dtype))
+        return None, None, None, None, None, None, *_shaped(flat, ctx.shapes)
 
 
-class DenseRankSort(Function):
-    """The same from the dense equations: O(P * M) memory, in the computing dtype."""
+class DenseLoss(Function):
+    """The same from dense equations: O(P * M) memory, in the computing dtype."""
 
     @staticmethod
-    def forward(ctx: Any, examples: Examples, delta: float, *levels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, equations: DenseEquations, examples: Examples, delta: float, *levels: Tensor
+    ) -> tuple[Tensor, ...]:
         logits = torch.cat(examples.levels)
         masks = [
             torch.zeros_like(level, dtype=torch.bool) if ignore is None else is_ignored(ignore)
             for level, ignore in examples.pairs()
         ]
         with torch.autocast(logits.device.type, enabled=False):
-            dense = dense_rank_sort(
+            dense = equations(
                 logits.to(computing_dtype(logits.dtype)), examples.index, examples.quality, torch.cat(masks), delta
             )
         ctx.set_materialize_grads(False)
         ctx.shapes = [level.shape for level in levels]
         ctx.dtype = logits.dtype
-        ctx.save_for_backward(dense.ranking_grad, dense.sorting_grad)
-        return dense.ranking, dense.sorting
+        ctx.save_for_backward(*(part.gradient for part in dense))
+        return tuple(part.value for part in dense)
 
     @staticmethod
     @once_differentiable
@@ -123,7 +138,7 @@ class DenseRankSort(Function):
         for gradient, scale in zip(ctx.saved_tensors, upstream, strict=True):
             if scale is not None:
                 flat = flat + gradient * scale
-        return None, None, *_shaped(flat.to(ctx.dtype), ctx.shapes)
+        return None, None, None, *_shaped(flat.to(ctx.dtype), ctx.shapes)
 
 
 def _shaped(flat: Tensor, shapes: list[torch.Size]) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """Scatter on tiles of the positive-by-all matrix (Triton): a program owns a block of columns and writes each once.
 
-P  positives, the rows, by ascending logit       n  logits of one level, the columns
+R  positives asked about, the rows, by ascending logit      P  positives      n  logits of one level, the columns
 s  logits          y  qualities          w  what each positive spreads over what outranks it
 """
 
@@ -25,10 +25,10 @@ def scatter_kernel(
     ignore_ptr,  # (n,) see IGNORE
     out_ptr,  # (n,) float, every entry written
     size,  # n
-    positives_ptr,  # (P,) float32, ascending
-    weights_ptr,  # (P,) float32
+    positives_ptr,  # (R,) float32, ascending
+    weights_ptr,  # (R,) float32
     poison_ptr,  # () float32, 0 or NaN, added to every logit that is not ignored
-    count,  # P
+    count,  # R
     delta,
     inverse_width,
     HARD: tl.constexpr,
@@ -83,12 +83,12 @@ def sorting_demotion_kernel(
 
 
 def scatter_to_logits(
-    weights: Tensor, positives: Tensor, examples: Examples, delta: float, out: Tensor, poison: Tensor
+    weights: Tensor, rows: Tensor, examples: Examples, delta: float, out: Tensor, poison: Tensor
 ) -> None:
-    """Writes the sum of w_i H(s_j - s_i) over the positives i, plus `poison`; see `portable.scatter_to_logits`."""
-    if len(positives) == 0:  # one positive that nobody is below, so that the kernel has something to load
-        positives, weights = positives.new_full((1,), torch.inf), weights.new_zeros(1)
-    positives, order = positives.sort()
+    """Writes the sum of w_i H(s_j - s_i) over the rows i, plus `poison`; see `portable.scatter_to_logits`."""
+    if len(rows) == 0:  # one positive that nobody is below, so that the kernel has something to load
+        rows, weights = rows.new_full((1,), torch.inf), weights.new_zeros(1)
+    rows, order = rows.sort()
     weights = weights[order].float()
     parts = out.split([level.numel() for level in examples.levels])
     for level, ignore, part in zip(examples.levels, examples.ignores, parts, strict=True):
@@ -102,10 +102,10 @@ def scatter_to_logits(
                 ignore_pointer,
                 part,
                 level.numel(),
-                positives,
+                rows,
                 weights,
                 poison,
-                len(positives),
+                len(rows),
                 delta,
                 inverse_width(delta),
                 **constants,

@@ -71,6 +71,20 @@ def sorting_demotion(spread: Tensor, positives: Tensor, quality: Tensor, delta: 
     return torch.empty_like(demotion).index_copy_(0, order, demotion)
 
 
+def weigh_positives(values: Tensor, positives: Tensor, delta: float) -> Tensor:
+    """Per positive i the sum over the positives j of H(s_j - s_i) values_j, (P,) float64, with the self pair.
+
+    `values` and `positives` are (P,), of one float dtype.
+    """
+    logits = squash_infinities(positives, positives, delta)
+    weighed = torch.empty_like(logits)
+    height = max(PAIRS // max(len(logits), 1), 1)
+    for begin in range(0, len(logits), height):
+        rows = slice(begin, begin + height)
+        weighed[rows] = _relation(logits[rows], logits, delta).mul_(values).sum(1)
+    return weighed.double()
+
+
 def _blocks(quality: Tensor) -> Iterator[tuple[slice, int, int]]:
     """Rows i by descending quality, and the columns' parts: all better before `left`, all worse from `right` on."""
     size = len(quality)

@@ -1,12 +1,12 @@
 """The exact count and scatter in linear time, in torch operators: for the CPU, and any device without Triton.
 
-    P  positives      M  all logits      n  logits of one chunk      K  kinks, 2 P (P for a hard step)
-    s  logits         d  delta           w  what each positive spreads over the logits that outrank it
+    R  rows, the positives asked about      P  positives of `examples`      M  all logits      n  logits of one chunk
+    K  kinks, 2 R (R for a hard step)       s  logits      d  delta      w  what each row spreads over the rest
 
-Count gives every positive its number of false positives, the sum of H(s_j - s_i) over the negatives j; scatter gives
-every logit the sum of w_i H(s_j - s_i) over the positives i. Both pass over the logits once, in chunks, and hold tables
-of the size of the positives in float64: O(M + P log P) time, O(P) memory and scratch for a chunk. README.md has the
-derivation.
+Count gives every row its mass of false positives, the sum of H(s_j - s_i) over the negatives j, and that of the
+positives; scatter gives every logit the sum of w_i H(s_j - s_i) over the rows i. Both pass over the logits once, in
+chunks, and hold tables of the size of the rows in float64: O(M + R log R) time, O(R) memory and scratch for a chunk.
+README.md has the derivation.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from .chunks import CHUNK, Levels, counted_chunks, visible_chunks
 from .kinks import Kinks, build_kinks
 from .relations import squash_infinities, step
-from .targets import Examples
+from .targets import Examples, Masses
 
 # So few positives are cheaper to visit one by one than to build tables for.
 FEW_POSITIVES = 3
@@ -25,41 +25,49 @@ FEW_EFFORT = 0.05  # of that of the tables
 LANES = 8
 
 
-def count_false_positives(positives: Tensor, examples: Examples, delta: float) -> Tensor:
-    """Per positive the sum of H(s_j - s_i) over the negatives j, (P,) float64, never below 0.
+def count(rows: Tensor, own: Tensor, examples: Examples, delta: float) -> Masses:
+    """Per row the sum of H(s_j - s_i) over the negatives j and over the positives j, (R,) float64, never below 0.
 
-    `positives` are the logits (P,) at `examples.index` in the computing dtype. Any NaN among the logits that are not
-    ignored makes every entry NaN.
+    `rows` (R,) are the logits asked about and `own` (P,) those at `examples.index`, both in the computing dtype; they
+    differ where one ranking spans several processes. Any NaN among the logits that are not ignored makes every entry
+    NaN.
     """
-    if len(positives) == 0:
-        return positives.new_zeros(0, dtype=torch.float64)
-    own: Levels = [(positives, examples.masked)]
-    if len(positives) <= FEW_POSITIVES:
-        mass = _mass_one_by_one(positives, examples.pairs(), delta) - _mass_one_by_one(positives, own, delta)
+    if len(rows) == 0:
+        return Masses(rows.new_zeros(0, dtype=torch.float64), rows.new_zeros(0, dtype=torch.float64))
+    unmasked: Levels = [(own, examples.masked)]
+    if len(rows) <= FEW_POSITIVES:
+        true_positives = _mass_one_by_one(rows, [(own, None)], delta)
+        taken_out = true_positives if examples.masked is None else _mass_one_by_one(rows, unmasked, delta)
+        false_positives = _mass_one_by_one(rows, examples.pairs(), delta) - taken_out
         # what rounding leaves of an empty sum is not an error that somebody made
-        return torch.where(mass < 1e-9, 0.0 * mass, mass)
+        false_positives = torch.where(false_positives < 1e-9, 0.0 * false_positives, false_positives)
+        return Masses(false_positives, true_positives + 0.0 * false_positives.sum())
 
-    kinks = build_kinks(squash_infinities(positives, positives, delta), delta)
-    counts, sums = _tally(kinks, examples.pairs(), positives, delta)
-    own_counts, own_sums = _tally(kinks, own, positives, delta)
+    kinks = build_kinks(squash_infinities(rows, rows, delta), delta)
+    counts, sums = _tally(kinks, examples.pairs(), rows, delta)
+    own_counts, own_sums = _tally(kinks, [(own, None)], rows, delta)
+    true_positives = _mass_from_tables(kinks, own_counts, own_sums, delta)
+    if examples.masked is not None:
+        own_counts, own_sums = _tally(kinks, unmasked, rows, delta)
     counts -= own_counts  # whole numbers: where no negative is left, nothing is
     sums = torch.where(counts > 0, sums - own_sums, 0.0 * sums)
-    return _mass_from_tables(kinks, counts.double(), sums, delta) + 0.0 * sums.sum()
+    poison = 0.0 * sums.sum()
+    return Masses(_mass_from_tables(kinks, counts, sums, delta) + poison, true_positives + poison)
 
 
 def scatter_to_logits(
-    weights: Tensor, positives: Tensor, examples: Examples, delta: float, out: Tensor, poison: Tensor
+    weights: Tensor, rows: Tensor, examples: Examples, delta: float, out: Tensor, poison: Tensor
 ) -> None:
-    """Writes the sum of w_i H(s_j - s_i) over the positives i, plus `poison`, to `out` (M,); 0 to the ignored logits.
+    """Writes the sum of w_i H(s_j - s_i) over the rows i, plus `poison`, to `out` (M,); 0 to the ignored logits.
 
-    `weights` (P,) float64, `poison` () 0 or NaN. What the positives' own places get is for the caller to overwrite.
+    `weights` (R,) float64, `poison` () 0 or NaN. What the positives' own places get is for the caller to overwrite.
     """
     asking = out.device.type == "cpu"  # elsewhere a look at the poison would be a host sync
     poisoned = not asking or bool(poison.isnan())
-    if len(positives) == 0 or (asking and poisoned):
+    if len(rows) == 0 or (asking and poisoned):
         out.zero_()
     else:
-        _scatter(weights, positives, examples, delta, out)
+        _scatter(weights, rows, examples, delta, out)
     if poisoned:
         for _, ignored, part in counted_chunks(examples.pairs(), out):
             assert part is not None
@@ -68,14 +76,14 @@ def scatter_to_logits(
                 part.masked_fill_(ignored, 0)
 
 
-def _scatter(weights: Tensor, positives: Tensor, examples: Examples, delta: float, out: Tensor) -> None:
-    finite = squash_infinities(positives, positives, delta)
-    if len(positives) <= FEW_POSITIVES:
+def _scatter(weights: Tensor, rows: Tensor, examples: Examples, delta: float, out: Tensor) -> None:
+    finite = squash_infinities(rows, rows, delta)
+    if len(rows) <= FEW_POSITIVES:
         pairs = list(zip(weights.to(finite.dtype), finite, strict=True))
-        for chunk in visible_chunks(examples.pairs(), positives, delta, out, effort=FEW_EFFORT):
+        for chunk in visible_chunks(examples.pairs(), rows, delta, out, effort=FEW_EFFORT):
             total = torch.zeros_like(chunk.logits)
-            for weight, positive in pairs:
-                total += step(chunk.logits - positive, delta).mul_(weight)
+            for weight, row in pairs:
+                total += step(chunk.logits - row, delta).mul_(weight)
             chunk.write(total)
         return
 
@@ -83,21 +91,21 @@ def _scatter(weights: Tensor, positives: Tensor, examples: Examples, delta: floa
     # interval k lies between the kinks k - 1 and k: its value at the lower one, its slope, and where that one is
     value, slope = (table.to(finite.dtype) for table in _profile(kinks, weights, delta))
     start = torch.cat([kinks.threshold[:1], kinks.threshold])
-    for chunk in visible_chunks(examples.pairs(), positives, delta, out):
+    for chunk in visible_chunks(examples.pairs(), rows, delta, out):
         logits = kinks.clamp(chunk.logits)
         interval = kinks.locate(logits)
         offset = logits.sub_(start.index_select(0, interval))
         chunk.write(offset.mul_(slope.index_select(0, interval)).add_(value.index_select(0, interval)))
 
 
-def _tally(kinks: Kinks, levels: Levels, positives: Tensor, delta: float) -> tuple[Tensor, Tensor]:
+def _tally(kinks: Kinks, levels: Levels, rows: Tensor, delta: float) -> tuple[Tensor, Tensor]:
     """Per interval the number of logits (K + 1,) int64 and the sum of their offsets from its lower kink, float64."""
     places = (len(kinks.threshold) + 1) * LANES
-    counts = torch.zeros(places, dtype=torch.int64, device=positives.device)
-    sums = torch.zeros(places, dtype=torch.float64, device=positives.device)
+    counts = torch.zeros(places, dtype=torch.int64, device=rows.device)
+    sums = torch.zeros(places, dtype=torch.float64, device=rows.device)
     longest = min(CHUNK, max(level.numel() for level, _ in levels))
-    lanes = torch.arange(LANES, dtype=torch.int32, device=positives.device).repeat(longest // LANES + 1)
-    for chunk in visible_chunks(levels, positives, delta):
+    lanes = torch.arange(LANES, dtype=torch.int32, device=rows.device).repeat(longest // LANES + 1)
+    for chunk in visible_chunks(levels, rows, delta):
         if chunk.is_nan():
             sums.fill_(torch.nan)
             break
@@ -113,7 +121,8 @@ def _tally(kinks: Kinks, levels: Levels, positives: Tensor, delta: float) -> tup
 
 
 def _mass_from_tables(kinks: Kinks, counts: Tensor, sums: Tensor, delta: float) -> Tensor:
-    """Per positive the sum of H over the tallied logits, (P,) float64."""
+    """Per row the sum of H over the tallied logits, (R,) float64."""
+    counts = counts.double()
     at_or_above = counts.flip(0).cumsum(0).flip(0)[1:]  # (K,) logits at or above each kink
     if delta == 0:
         # kinks of one place count alike, so each takes the last of its ties
@@ -143,11 +152,11 @@ def _profile(kinks: Kinks, weights: Tensor, delta: float) -> tuple[Tensor, Tenso
     return value, slope
 
 
-def _mass_one_by_one(positives: Tensor, levels: Levels, delta: float) -> Tensor:
-    """Per positive the sum of H over the levels, (P,) float64, one positive at a time over cached chunks."""
-    mass = torch.zeros(len(positives), dtype=torch.float64, device=positives.device)
-    finite = squash_infinities(positives, positives, delta)
-    for chunk in visible_chunks(levels, positives, delta, effort=FEW_EFFORT):
-        for place, positive in enumerate(finite):
-            mass[place] += step(chunk.logits - positive, delta).sum(dtype=torch.float64)
+def _mass_one_by_one(rows: Tensor, levels: Levels, delta: float) -> Tensor:
+    """Per row the sum of H over the levels, (R,) float64, one row at a time over cached chunks."""
+    mass = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    finite = squash_infinities(rows, rows, delta)
+    for chunk in visible_chunks(levels, rows, delta, effort=FEW_EFFORT):
+        for place, row in enumerate(finite):
+            mass[place] += step(chunk.logits - row, delta).sum(dtype=torch.float64)
     return mass

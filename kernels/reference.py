@@ -1,4 +1,4 @@
-"""The paper's equations, dense and in any float dtype: the truth that every other file is tested against.
+"""The losses' equations, dense and in any float dtype: the truth that every other file is tested against.
 
     P  positives                      M  logits of one ranking (positives, negatives and ignored)
     s  logits (M,)                    y  qualities of the positives (P,), IoU or Dice in [0, 1]
@@ -8,51 +8,64 @@ Everything here takes O(P * M) memory and nothing is differentiable by autograd,
 loss is the Identity Update of section 3.2, not the derivative of its value.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor
 
-from .relations import pairwise_step
-
-# An error that nothing outranks has nobody to be spread over: below this mass it makes no update (published code).
-MASS_FLOOR = 1e-10
+from .relations import MASS_FLOOR, pairwise_step
 
 
-class DenseRankSort(NamedTuple):
-    """Values and updates of the Rank & Sort loss, its two parts apart."""
+class DensePart(NamedTuple):
+    """One part of a loss: its value and its Identity Update."""
 
-    ranking: Tensor  # () mean ranking error, in [0, 1)
-    sorting: Tensor  # () mean sorting error, in [0, 1)
-    ranking_grad: Tensor  # (M,) Identity Update of `ranking`
-    sorting_grad: Tensor  # (M,) Identity Update of `sorting`, zero outside the positives
+    value: Tensor  # () in [0, 1)
+    gradient: Tensor  # (M,)
 
 
-def dense_rank_sort(
-    logits: Tensor,  # (M,) float
-    index: Tensor,  # (P,) int64, the positives' places in `logits`
-    quality: Tensor,  # (P,) float
-    ignore: Tensor,  # (M,) bool
-    delta: float,
-) -> DenseRankSort:
-    """Equations 6 to 12 of the paper, term by term, in the dtype of `logits`.
+More = ParamSpec("More")
+Equations = Callable[Concatenate[Tensor, Tensor, Tensor, Tensor, float, More], list[DensePart]]
 
-    A NaN among the logits that are not ignored, or among the qualities, makes both values and every gradient that is
-    not ignored NaN.
-    """
+
+def _defined_everywhere(parts: int) -> Callable[[Equations[More]], Equations[More]]:
+    """Equations of so many `parts`, made to hold without positives (0) and with a NaN (NaN, but for ignored logits)."""
+
+    def widen(equations: Equations[More]) -> Equations[More]:
+        @wraps(equations)
+        def run(
+            logits: Tensor,  # (M,) float
+            index: Tensor,  # (P,) int64, the positives' places in `logits`
+            quality: Tensor,  # (P,) float
+            ignore: Tensor,  # (M,) bool; a positive is never ignored
+            delta: float,
+            *more: More.args,
+            **named: More.kwargs,
+        ) -> list[DensePart]:
+            ignored = ignore.index_fill(0, index, False)
+            if logits[~ignored].isnan().any() or quality.isnan().any():
+                gradient = torch.where(ignored, 0.0, torch.nan).to(logits)
+                return [DensePart(gradient.new_tensor(torch.nan), gradient.clone()) for _ in range(parts)]
+            if len(index) == 0:
+                return [DensePart(logits.new_zeros(()), torch.zeros_like(logits)) for _ in range(parts)]
+            return equations(logits, index, quality.to(logits.dtype), ignored, delta, *more, **named)
+
+        return run
+
+    return widen
+
+
+def _negatives(index: Tensor, ignored: Tensor) -> Tensor:
+    return (~ignored).index_fill(0, index, False)
+
+
+@_defined_everywhere(parts=2)
+def dense_rank_sort(logits: Tensor, index: Tensor, quality: Tensor, ignored: Tensor, delta: float) -> list[DensePart]:
+    """Ranking and sorting part of the Rank & Sort loss: equations 6 to 12 of the paper, term by term."""
     count = len(index)
-    is_positive = torch.zeros_like(logits, dtype=torch.bool).index_fill_(0, index, True)
-    ignored = ignore & ~is_positive
-    negative = ~is_positive & ~ignored
-    if logits[~ignored].isnan().any() or quality.isnan().any():
-        gradient = torch.where(ignored, 0.0, torch.nan).to(logits)
-        return DenseRankSort(gradient.new_tensor(torch.nan), gradient.new_tensor(torch.nan), gradient, gradient.clone())
-    if count == 0:
-        zero = torch.zeros_like(logits)
-        return DenseRankSort(zero.new_zeros(()), zero.new_zeros(()), zero, zero.clone())
-
+    negative = _negatives(index, ignored)
     positives = logits[index]
-    quality = quality.to(logits.dtype)
     among_positives = pairwise_step(positives, positives, delta)  # (P, P) H(x_ij)
     over_negatives = pairwise_step(positives, logits[negative], delta)  # (P, N)
 
@@ -82,4 +95,58 @@ def dense_rank_sort(
     sorting_grad = torch.zeros_like(logits)
     demotion = (sorting_error * sorted_wrongly) @ sorting_pmf
     sorting_grad[index] = (demotion - sorting_error * sorted_wrongly) / count
-    return DenseRankSort(ranking_error.mean(), sorting_error.mean(), ranking_grad, sorting_grad)
+    return [DensePart(ranking_error.mean(), ranking_grad), DensePart(sorting_error.mean(), sorting_grad)]
+
+
+@_defined_everywhere(parts=1)
+def dense_average_precision(
+    logits: Tensor, index: Tensor, quality: Tensor, ignored: Tensor, delta: float
+) -> list[DensePart]:
+    """AP loss, one positive after another, with the interpolation of the published code; qualities do not matter.
+
+    Chen et al., "Towards Accurate One-Stage Object Detection with AP-Loss", CVPR 2019.
+    """
+    del quality
+    count = len(index)
+    negative = _negatives(index, ignored)
+    positives, negatives = logits[index], logits[negative]
+    gradient = torch.zeros_like(logits)
+    spread = torch.zeros_like(negatives)
+    total = logits.new_zeros(())
+    highest = logits.new_zeros(())
+    for i in positives.argsort().tolist():
+        among_positives = pairwise_step(positives[i, None], positives, delta)[0]
+        among_positives[i] = 1
+        over_negatives = pairwise_step(positives[i, None], negatives, delta)[0]
+        rank = among_positives.sum() + over_negatives.sum()
+        precision = among_positives.sum() / rank
+        if highest <= precision:
+            highest, weight = precision, 1 / rank
+        else:
+            weight = (1 - highest) / (1 - precision) / rank
+        total += highest
+        gradient[index[i]] = -(1 - highest)
+        spread += weight * over_negatives
+    gradient[negative] = spread
+    return [DensePart(1 - total / count, gradient / count)]
+
+
+@_defined_everywhere(parts=1)
+def dense_alrp(
+    logits: Tensor, index: Tensor, quality: Tensor, ignored: Tensor, delta: float, localisation_error: Tensor
+) -> list[DensePart]:
+    """Classification part of aLRP loss (Oksuz et al., NeurIPS 2020); `localisation_error` (P,) of the positives."""
+    del quality
+    count = len(index)
+    negative = _negatives(index, ignored)
+    positives = logits[index]
+    among_positives = pairwise_step(positives, positives, delta).fill_diagonal_(0)
+    over_negatives = pairwise_step(positives, logits[negative], delta)
+    false_positives = over_negatives.sum(1)
+    rank = 1 + among_positives.sum(1) + false_positives
+    error = (among_positives @ localisation_error.to(logits.dtype) + false_positives) / rank
+    error = torch.where(false_positives > 1e-5, error, 0 * error)  # published
+    gradient = torch.zeros_like(logits)
+    gradient[index] = -error / count
+    gradient[negative] = error @ (over_negatives / false_positives.clamp(min=1e-5)[:, None]) / count
+    return [DensePart((false_positives / rank).mean(), gradient)]

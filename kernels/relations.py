@@ -8,6 +8,9 @@ Triton's twin of `step` is in `tiles.py`.
 import torch
 from torch import Tensor
 
+# An error that nothing outranks has nobody to be spread over: below this mass it makes no update (published code).
+MASS_FLOOR = 1e-10
+
 
 def step(difference: Tensor, delta: float) -> Tensor:
     """H(x) of section 4: clamp(x / 2 delta + 1/2, 0, 1) for delta > 0, [x >= 0] for delta == 0; NaN stays NaN."""

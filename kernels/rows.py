@@ -1,6 +1,6 @@
 """Count on tiles of the positive-by-all matrix (Triton): a program owns a block of rows, the matrix is never stored.
 
-    P  positives, the rows       n  logits of one level, the columns
+    R  positives asked about, the rows       P  positives of `examples`       n  logits of one level, the columns
     s  logits                    y  qualities          d  delta
 
 Masses are counted in whole units of 2^-30, finer than a float32 H near 1: integer sums are the same in any order, so
@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .pairs import SortingSums
-from .targets import Examples
+from .targets import Examples, Masses
 from .tiles import finite, ignore_argument, inverse_width, launch_context, load_logits, step
 
 INTERPRETED = not isinstance(step, triton.runtime.JITFunction)
@@ -36,9 +36,9 @@ def count_kernel(
     logits_ptr,  # (n,) any float
     ignore_ptr,  # (n,) see IGNORE
     size,  # n
-    positives_ptr,  # (P,) float32
-    count,  # P
-    mass_ptr,  # (P,) int64, units of H, added to
+    positives_ptr,  # (R,) float32
+    count,  # R
+    mass_ptr,  # (R,) int64, units of H, added to
     nan_ptr,  # () int32, set to 1 where a logit that counts is NaN
     delta,
     inverse_width,
@@ -102,17 +102,61 @@ def sorting_sums_kernel(
     tl.store(sums_ptr + 3 * count + rows, surplus, mask=rows < count)
 
 
-def count_false_positives(positives: Tensor, examples: Examples, delta: float) -> Tensor:
-    """Per positive the sum of H(s_j - s_i) over the negatives j, (P,) float64; see `portable.count_false_positives`."""
-    positives = positives.contiguous()
-    mass = torch.zeros(len(positives), dtype=torch.int64, device=positives.device)
-    own = torch.zeros_like(mass)
-    nan = torch.zeros((), dtype=torch.int32, device=positives.device)
-    for level, ignore in zip(examples.levels, examples.ignores, strict=True):
-        _add_mass(mass, nan, level, ignore, positives, delta)
-    _add_mass(own, nan, positives, examples.masked, positives, delta)
-    false_positives = (mass - own).double() / UNITS.value
-    return torch.where(nan > 0, torch.nan, false_positives)
+@triton.jit
+def weigh_kernel(
+    positives_ptr,  # (P,) float32
+    values_ptr,  # (P,) float32
+    count,  # P
+    out_ptr,  # (P,) float32
+    inverse_width,
+    HARD: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    rows = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    positives = finite(tl.load(positives_ptr + rows, mask=rows < count, other=0.0))
+    total = tl.zeros((BLOCK_P,), tl.float32)
+    for begin in range(0, count, BLOCK_N):
+        columns = begin + tl.arange(0, BLOCK_N)
+        inside = columns < count
+        others = finite(tl.load(positives_ptr + columns, mask=inside, other=0.0))
+        values = tl.load(values_ptr + columns, mask=inside, other=0.0)
+        relation = step(others[None, :] - positives[:, None], inverse_width, HARD)
+        total += tl.sum(relation * values[None, :], 1)
+    tl.store(out_ptr + rows, total, mask=rows < count)
+
+
+def count(rows: Tensor, own: Tensor, examples: Examples, delta: float) -> Masses:
+    """Per row the masses of false and of true positives, (R,) float64; see `portable.count`."""
+    rows, own = rows.contiguous(), own.contiguous()
+    every, among, taken_out = torch.zeros((3, len(rows)), dtype=torch.int64, device=rows.device)
+    nan = torch.zeros((), dtype=torch.int32, device=rows.device)
+    for level, ignore in examples.pairs():
+        _add_mass(every, nan, level, ignore, rows, delta)
+    _add_mass(among, nan, own, None, rows, delta)
+    if examples.masked is None:
+        taken_out = among
+    else:
+        _add_mass(taken_out, nan, own, examples.masked, rows, delta)
+    masses = torch.stack([every - taken_out, among]).double() / UNITS.value
+    return Masses(*torch.where(nan > 0, torch.nan, masses))
+
+
+def weigh_positives(values: Tensor, positives: Tensor, delta: float) -> Tensor:
+    """Per positive the sum of H over the positives, weighted by their `values`; see `pairs.weigh_positives`."""
+    weighed = torch.empty_like(positives)
+    if len(positives):
+        constants: dict[str, Any] = {"HARD": delta == 0, "BLOCK_P": BLOCK_P, "BLOCK_N": BLOCK_N}
+        with launch_context(positives):
+            weigh_kernel[(triton.cdiv(len(positives), BLOCK_P),)](
+                positives.contiguous(),
+                values.contiguous(),
+                len(positives),
+                weighed,
+                inverse_width(delta),
+                **constants,
+            )
+    return weighed.double()
 
 
 def sorting_sums(positives: Tensor, quality: Tensor, delta: float) -> SortingSums:
@@ -133,13 +177,11 @@ def sorting_sums(positives: Tensor, quality: Tensor, delta: float) -> SortingSum
     return SortingSums(*sums)
 
 
-def _add_mass(
-    mass: Tensor, nan: Tensor, logits: Tensor, ignore: Tensor | None, positives: Tensor, delta: float
-) -> None:
-    if logits.numel() == 0 or len(positives) == 0:
+def _add_mass(mass: Tensor, nan: Tensor, logits: Tensor, ignore: Tensor | None, rows: Tensor, delta: float) -> None:
+    if logits.numel() == 0 or len(rows) == 0:
         return
     ignore_pointer, ignore_kind = ignore_argument(logits, ignore)
-    grid = (triton.cdiv(logits.numel(), BLOCK_N * TILES_PER_PROGRAM), triton.cdiv(len(positives), BLOCK_P))
+    grid = (triton.cdiv(logits.numel(), BLOCK_N * TILES_PER_PROGRAM), triton.cdiv(len(rows), BLOCK_P))
     constants: dict[str, Any] = {
         "HARD": delta == 0,
         "IGNORE": ignore_kind,
@@ -152,8 +194,8 @@ def _add_mass(
             logits,
             ignore_pointer,
             logits.numel(),
-            positives,
-            len(positives),
+            rows,
+            len(rows),
             mass,
             nan,
             delta,

@@ -1,32 +1,87 @@
 """The algebra of the losses between count and scatter: everything here has the size of the positives.
 
-    P  positives      l_R, S  ranking and sorting error (P,)      w  what a positive spreads over what outranks it (P,)
+    P  positives      l  errors (P,)      w  what a positive spreads over what outranks it (P,)
 
-A loss is a score: it turns what the count found into errors, and errors into weights for the scatter.
+A loss is a score: it turns what the count found into errors, and errors into weights for the scatter. Which code counts
+is none of its business.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from .pairs import SortingSums
-from .reference import MASS_FLOOR
+from .relations import MASS_FLOOR
 
 
-class RankSortScores(NamedTuple):
-    """Errors and update weights of the Rank & Sort loss, all (P,) and not yet divided by P."""
+class PairPasses(Protocol):
+    """Passes over the positive-by-positive pairs, which some scores ask for."""
 
-    ranking_error: Tensor  # l_R(i) = N_FP / rank
-    negative_weight: Tensor  # what i adds to the gradient of a negative j, before H(x_ij): l_R / N_FP = 1 / rank
-    ranking_promotion: Tensor  # l_R where somebody outranks i, else 0
-    sorting_error: Tensor  # S(i) = l_S - l_S*, >= 0
-    sorting_promotion: Tensor  # S where somebody outranks i wrongly, else 0
-    sorting_spread: Tensor  # S / D, what i adds to the gradient of a missorted positive, before H
+    def weigh_positives(self, values: Tensor, positives: Tensor, delta: float) -> Tensor:
+        """Sum over the positives j of H(s_j - s_i) values_j, (P,) float64."""
+        ...
+
+    def sorting_sums(self, positives: Tensor, quality: Tensor, delta: float) -> SortingSums:
+        """The sums behind equations 7 and 8, (P,) each."""
+        ...
 
 
-def rank_sort_scores(false_positives: Tensor, sums: SortingSums) -> RankSortScores:
-    """Equations 7, 8 and 10 from the false positives (P,) float64 and the sums among positives (P,).
+@dataclass(frozen=True)
+class Counts:
+    """What a score has to work with, one entry for each positive; H counts a tie as 1/2, for a hard step as 1."""
+
+    false_positives: Tensor  # (P,) float64, N_FP(i): sum of H(s_j - s_i) over the negatives j
+    true_positives: Tensor  # (P,) float64, the same over the positives j, with the self pair: rank+ of the paper
+    logits: Tensor  # (P,) float32 or float64
+    quality: Tensor  # (P,) of the logits' dtype
+    delta: float
+    passes: PairPasses
+
+    @property
+    def self_pair(self) -> float:
+        """What each positive has added to its own `true_positives`: H(0)."""
+        return 0.5 if self.delta > 0 else 1.0
+
+    def weigh(self, values: Tensor) -> Tensor:
+        """Sum over the positives j of H(s_j - s_i) values_j for `values` (P,), with the self pair: (P,) float64."""
+        return self.passes.weigh_positives(values.to(self.logits.dtype), self.logits, self.delta)
+
+    def sorting_sums(self) -> SortingSums:
+        """Sums of H over the positives of better and of lesser quality, (P,) each."""
+        return self.passes.sorting_sums(self.logits, self.quality, self.delta)
+
+
+class Update(NamedTuple):
+    """One part of a loss and its Identity Update, (P,) float64 each and not yet divided by P."""
+
+    error: Tensor  # what is reported: the part's value is its mean
+    promotion: Tensor  # what pushes i itself up
+    negative_weight: Tensor | None  # what i adds to the gradient of a negative j, before H(s_j - s_i)
+    positive_weight: Tensor | None = None  # the same for a positive j of lesser quality
+
+
+def spread_error(error: Tensor, counts: Counts, floor: float = MASS_FLOOR, *, reported: Tensor | None = None) -> Update:
+    """The Identity Update of section 3.2 (Eq. 5): each positive's error (P,) is spread over the negatives above it.
+
+    Negative j gets l(i) H(s_j - s_i) / N_FP(i) from positive i, and i gets -l(i), so that all gradients sum to 0.
+    Where N_FP is not above `floor` there is nobody to spread over, and no update. `reported` is the error that the
+    value shows, where it is another one.
+    """
+    outranked = counts.false_positives > floor
+    zero = torch.zeros_like(error)
+    weight = torch.where(outranked, error / counts.false_positives.clamp(min=floor), zero)
+    return Update(error if reported is None else reported, torch.where(outranked, error, zero), weight)
+
+
+def ranking_error(counts: Counts) -> Tensor:
+    """l_R of Eq. 7, N_FP / rank: (P,) float64 in [0, 1)."""
+    return counts.false_positives / (counts.true_positives + counts.false_positives)
+
+
+def rank_sort_updates(counts: Counts) -> tuple[Update, Update]:
+    """Ranking and sorting part of the Rank & Sort loss, equations 7, 8 and 10.
 
     The sorting error is l_S - l_S* over one denominator. With C the mass of those rightly above i and D that of the
     missorted, both differences of means reduce to distances in quality from i:
@@ -35,18 +90,41 @@ def rank_sort_scores(false_positives: Tensor, sums: SortingSums) -> RankSortScor
 
     in which every term is >= 0: no cancellation, and exactly 0 where nothing is missorted.
     """
-    better, missorted, deficit, surplus = (term.double() for term in sums)
-    rank = better + missorted + false_positives
-    outranked = false_positives > MASS_FLOOR
-    ranking_error = false_positives / rank
+    better, missorted, deficit, surplus = (term.double() for term in counts.sorting_sums())
     sorting_error = (deficit * better + surplus * missorted) / (better * (better + missorted))
     wrong = missorted > MASS_FLOOR
-    zero = torch.zeros_like(rank)
-    return RankSortScores(
-        ranking_error=ranking_error,
-        negative_weight=torch.where(outranked, 1 / rank, zero),
-        ranking_promotion=torch.where(outranked, ranking_error, zero),
-        sorting_error=sorting_error,
-        sorting_promotion=torch.where(wrong, sorting_error, zero),
-        sorting_spread=torch.where(wrong, sorting_error / missorted.clamp(min=MASS_FLOOR), zero),
+    zero = torch.zeros_like(sorting_error)
+    sorting = Update(
+        error=sorting_error,
+        promotion=torch.where(wrong, sorting_error, zero),
+        negative_weight=None,
+        positive_weight=torch.where(wrong, sorting_error / missorted.clamp(min=MASS_FLOOR), zero),
     )
+    return spread_error(ranking_error(counts), counts), sorting
+
+
+def average_precision_updates(counts: Counts) -> tuple[Update]:
+    """AP loss: 1 - precision at each positive, the precision interpolated.
+
+    The self pair counts 1, whatever H(0) is. Interpolation replaces a precision by the largest at equal or higher
+    recall; on errors it is the smallest so far from the lowest-scored positive upwards, which never subtracts from 1.
+    """
+    true_positives = counts.true_positives + (1 - counts.self_pair)
+    error = counts.false_positives / (true_positives + counts.false_positives)
+    order = counts.logits.argsort()
+    interpolated = torch.empty_like(error).scatter_(0, order, error[order].cummin(0).values)
+    return (spread_error(interpolated, counts),)
+
+
+def alrp_updates(counts: Counts, localisation_error: Tensor) -> tuple[Update]:
+    """Classification part of aLRP loss: false positives and the localisation errors (P,) of the positives above.
+
+    The value shows the precision error alone, as published; the update carries both, without i's own localisation
+    error, which is its target.
+    """
+    floor = 1e-5  # published
+    true_positives = counts.true_positives + (1 - counts.self_pair)
+    rank = true_positives + counts.false_positives
+    localisation = counts.weigh(localisation_error) - counts.self_pair * localisation_error
+    error = (counts.false_positives + localisation) / rank
+    return (spread_error(error, counts, floor, reported=counts.false_positives / rank),)

@@ -9,6 +9,7 @@ says which logits are ignored. Nothing of size M is copied unless a level is not
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +46,13 @@ class Examples:
     def pairs(self) -> list[tuple[Tensor, Tensor | None]]:
         """Each level's logits with what says which of them are ignored."""
         return list(zip(self.levels, self.ignores, strict=True))
+
+
+class Masses(NamedTuple):
+    """What outranks each of the positives that are asked about, (R,) float64, all terms >= 0."""
+
+    false_positives: Tensor  # sum of H(s_j - s_i) over the negatives j
+    true_positives: Tensor  # the same over the positives, the self pair with H(0)
 
 
 def is_ignored(ignore: Tensor) -> Tensor:
@@ -121,6 +129,8 @@ def _may_ignore(labels: Tensor) -> bool:
     """Whether dense labels (n,) may have an ignored one; only on a CPU is it worth a look."""
     if labels.dtype == torch.bool:
         return False
+    if torch.compiler.is_compiling():
+        return True
     return labels.device.type != "cpu" or not len(labels) or not bool(labels.amin() >= 0)
 
 
@@ -136,7 +146,7 @@ def _from_sparse(flat: list[Tensor], levels: list[Tensor], targets: SparseTarget
     for name, tensor in (("index", index), ("quality", quality)):
         if tensor.device != flat[0].device:
             raise ValueError(f"targets.{name}: on {tensor.device}, but the logits are on {flat[0].device}")
-    if index.device.type == "cpu" and len(index):  # elsewhere a look at the values would cost a host sync
+    if _may_look(index) and len(index):
         ordered = index.sort().values
         if ordered[0] < 0 or ordered[-1] >= size:
             wrong = int(ordered[0] if ordered[0] < 0 else ordered[-1])
@@ -175,10 +185,14 @@ def _offsets(levels: list[Tensor]) -> list[int]:
     return offsets
 
 
+def _may_look(tensor: Tensor) -> bool:
+    """Whether values are checked: on an accelerator a look costs a host sync, in a compiled graph a break."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _check_quality(quality: Tensor, name: str) -> None:
-    # On an accelerator the look would cost a host sync; the loss itself stays defined there for any finite quality.
-    # The margin lets the rounding of an IoU pass.
-    if quality.device.type == "cpu" and len(quality):
+    # The loss itself stays defined for any finite quality. The margin lets the rounding of an IoU pass.
+    if _may_look(quality) and len(quality):
         low, high = (float(bound) for bound in quality.aminmax())
         if low < 0 or high > 1 + 1e-3:
             raise ValueError(f"{name}: a quality of {low if low < 0 else high:g} is outside [0, 1]")

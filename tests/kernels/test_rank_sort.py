@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rank_sort_cases import BACKENDS, Ranking, assert_exact, named_rankings, outcome, random_ranking
+from rank_sort_cases import BACKENDS, Ranking, assert_exact, named, named_rankings, outcome, random_ranking
 
 from rst.kernels import SparseTargets, rank_sort
 
@@ -78,7 +78,7 @@ def test_both_upstream_gradients_are_honoured(backend, device):
 
 def test_one_part_alone_can_go_backward(backend, device):
     logits = torch.tensor([0.0, 2.0, 1.0], device=device, requires_grad=True)
-    rank_sort(logits, torch.tensor([0.9, 0.1, 0.0], device=device), backend=backend).sorting.backward()
+    rank_sort(logits, torch.tensor([0.9, 0.1, 0.0], device=device), **named(backend)).sorting.backward()
     assert logits.grad is not None
     assert logits.grad.tolist() == pytest.approx([-0.266667, 0.266667, 0], abs=1e-6)
 
@@ -117,7 +117,7 @@ def test_sparse_targets_equal_dense_ones(backend, device, name):
     logits = ranking.logits.clone().to(device).requires_grad_()
     sparse = SparseTargets(index, ranking.targets[index], ranking.targets < 0)
     sparse = SparseTargets(sparse.index.to(device), sparse.quality.to(device), sparse.ignore.to(device))
-    loss = rank_sort(logits, sparse, delta=ranking.delta, backend=backend)
+    loss = rank_sort(logits, sparse, delta=ranking.delta, **named(backend))
     sum(loss).backward()
     assert [part.item() for part in loss] == pytest.approx(expected[:2], abs=5e-7)
     torch.testing.assert_close(logits.grad.double().cpu(), expected[2], rtol=3e-6, atol=1e-8)
@@ -126,7 +126,7 @@ def test_sparse_targets_equal_dense_ones(backend, device, name):
 def test_a_sparse_positive_of_quality_zero_stays_a_positive(backend, device):
     logits = torch.tensor([0.0, 0.0], device=device, requires_grad=True)
     targets = SparseTargets(torch.tensor([0], device=device), torch.zeros(1, device=device))
-    loss = rank_sort(logits, targets, backend=backend)
+    loss = rank_sort(logits, targets, **named(backend))
     sum(loss).backward()
     assert loss.ranking.item() == pytest.approx(0.5)
     assert logits.grad.tolist() == pytest.approx([-0.5, 0.5])
@@ -136,7 +136,7 @@ def test_a_positive_is_never_ignored(backend, device):
     logits = torch.tensor([0.0, 0.0, 3.0], device=device, requires_grad=True)
     ignore = torch.tensor([True, False, True], device=device)
     targets = SparseTargets(torch.tensor([0], device=device), torch.tensor([0.8], device=device), ignore)
-    loss = rank_sort(logits, targets, backend=backend)
+    loss = rank_sort(logits, targets, **named(backend))
     sum(loss).backward()
     assert loss.ranking.item() == pytest.approx(0.5)
     assert logits.grad.tolist() == pytest.approx([-0.5, 0.5, 0])
@@ -156,7 +156,7 @@ def test_levels_are_one_ranking(backend, device, sparse):
     index = (ranking.targets > 0).nonzero().squeeze(1).to(device)
     quality = ranking.targets.to(device)[index]
     targets = SparseTargets(index, quality, [label < 0 for label in labels]) if sparse else labels
-    loss = rank_sort(levels, targets, delta=ranking.delta, backend=backend)
+    loss = rank_sort(levels, targets, delta=ranking.delta, **named(backend))
     sum(loss).backward()
     assert [part.item() for part in loss] == pytest.approx(expected[:2], abs=5e-7)
     gradient = torch.cat([level.grad.flatten() for level in levels]).double().cpu()
@@ -168,7 +168,7 @@ def test_non_contiguous_logits(backend, device):
     ranking = random_ranking(40, 24 * 20, 30)
     expected = outcome(ranking, backend, device)
     stored = ranking.logits.view(24, 20).t().contiguous().to(device).requires_grad_()
-    loss = rank_sort(stored.t(), ranking.targets.view(24, 20).to(device), backend=backend)
+    loss = rank_sort(stored.t(), ranking.targets.view(24, 20).to(device), **named(backend))
     sum(loss).backward()
     assert [part.item() for part in loss] == pytest.approx(expected[:2], abs=5e-7)
     torch.testing.assert_close(stored.grad.t().flatten().double().cpu(), expected[2], rtol=3e-6, atol=1e-8)
@@ -180,7 +180,7 @@ def test_half_precision_is_computed_in_float32(backend, device, dtype):
     rounded = ranking.to(dtype)
     expected = outcome(rounded.to(torch.float32), backend, device)
     logits = rounded.logits.clone().to(device).requires_grad_()
-    loss = rank_sort(logits, ranking.targets.to(device), backend=backend)
+    loss = rank_sort(logits, ranking.targets.to(device), **named(backend))
     assert loss.ranking.dtype == loss.sorting.dtype == torch.float32
     sum(loss).backward()
     assert logits.grad.dtype == dtype
@@ -191,9 +191,9 @@ def test_half_precision_is_computed_in_float32(backend, device, dtype):
 
 
 def test_float64_is_computed_in_float64(backend, device):
-    if backend == "triton":
+    if backend.startswith("triton"):
         with pytest.raises(ValueError, match="float64"):
-            rank_sort(torch.zeros(3, dtype=torch.float64, device=device), torch.ones(3, device=device), backend=backend)
+            rank_sort(torch.zeros(3, dtype=torch.float64, device=device), torch.ones(3, device=device), **named(backend))
         return
     ranking = random_ranking(42, 3000, 100).to(torch.float64)
     got, truth = outcome(ranking, backend, device), outcome(ranking, "reference")
@@ -213,7 +213,7 @@ def test_autocast_changes_nothing(backend, device):
 @pytest.mark.parametrize("targets", [[0.0, 0, 0], [-1.0, -1, -1], [0.0, -1, 0]])
 def test_no_positives_is_zero_and_attached(backend, device, targets):
     logits = torch.tensor([1.0, 2.0, -torch.inf], device=device, requires_grad=True)
-    loss = rank_sort(logits, torch.tensor(targets, device=device), backend=backend)
+    loss = rank_sort(logits, torch.tensor(targets, device=device), **named(backend))
     assert [part.item() for part in loss] == [0, 0]
     sum(loss).backward()
     assert logits.grad.tolist() == [0, 0, 0]
@@ -222,7 +222,7 @@ def test_no_positives_is_zero_and_attached(backend, device, targets):
 @pytest.mark.parametrize("shape", [(0,), (3, 0)])
 def test_empty_logits(backend, device, shape):
     logits = torch.zeros(shape, device=device, requires_grad=True)
-    loss = rank_sort(logits, torch.zeros(shape, device=device), backend=backend)
+    loss = rank_sort(logits, torch.zeros(shape, device=device), **named(backend))
     sum(loss).backward()
     assert [part.item() for part in loss] == [0, 0]
     assert logits.grad.shape == shape
@@ -246,7 +246,7 @@ def test_nan_makes_everything_nan_but_the_ignored(backend, device, where, count)
 
 def test_nan_without_positives_is_seen(backend, device):
     logits = torch.tensor([torch.nan, 0.0], device=device, requires_grad=True)
-    loss = rank_sort(logits, torch.tensor([0.0, 0.0], device=device), backend=backend)
+    loss = rank_sort(logits, torch.tensor([0.0, 0.0], device=device), **named(backend))
     sum(loss).backward()
     assert all(part.isnan() for part in loss)
     assert logits.grad.isnan().all()
@@ -273,18 +273,18 @@ def test_repeats_are_bitwise_equal(backend, device):
 
 @pytest.mark.filterwarnings("ignore:Input #0 requires gradient:UserWarning")  # float32 is all that Triton takes
 def test_gradcheck_fails_because_the_update_is_no_derivative(backend, device):
-    dtype = torch.float32 if backend == "triton" else torch.float64
+    dtype = torch.float32 if backend.startswith("triton") else torch.float64
     logits = torch.tensor([0.1, -0.2, 0.3, 0.05], dtype=dtype, device=device, requires_grad=True)
     targets = torch.tensor([0.9, 0.4, 0.0, 0.0], device=device)
     same = torch.autograd.gradcheck(
-        lambda x: rank_sort(x, targets, backend=backend).ranking, logits, raise_exception=False, eps=1e-3, atol=1e-3
+        lambda x: rank_sort(x, targets, **named(backend)).ranking, logits, raise_exception=False, eps=1e-3, atol=1e-3
     )
     assert not same
 
 
 def test_only_one_of_several_levels_may_need_a_gradient(backend, device):
     levels = [torch.tensor([0.0, 1.0], device=device, requires_grad=True), torch.tensor([0.5], device=device)]
-    loss = rank_sort(levels, [torch.tensor([0.9, 0.0], device=device), torch.zeros(1, device=device)], backend=backend)
+    loss = rank_sort(levels, [torch.tensor([0.9, 0.0], device=device), torch.zeros(1, device=device)], **named(backend))
     sum(loss).backward()
     assert levels[0].grad is not None
     assert levels[1].grad is None

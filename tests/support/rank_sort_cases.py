@@ -18,13 +18,20 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 def backends_here() -> list[tuple[str, str]]:
-    """(backend, device) pairs that can run in this process; under the interpreter, Triton alone."""
+    """(backend, device) pairs that can run in this process, Triton's with its algorithm; interpreted, Triton alone."""
+    triton = ["triton tiled"]
     if INTERPRETED:
-        return [("triton", "cpu")]
+        return [(name, "cpu") for name in triton]
     here = [("reference", "cpu"), ("torch", "cpu")]
     if torch.cuda.is_available():
-        here += [("reference", "cuda"), ("torch", "cuda"), ("triton", "cuda")]
+        here += [(name, "cuda") for name in ["reference", "torch", *triton]]
     return here
+
+
+def named(backend: str) -> dict[str, str]:
+    """The arguments that choose a backend of `BACKENDS`."""
+    name, _, algorithm = backend.partition(" ")
+    return {"backend": name, "algorithm": algorithm or "auto"}
 
 
 BACKENDS = backends_here()
@@ -115,7 +122,7 @@ def named_rankings() -> dict[str, Ranking]:
 def outcome(ranking: Ranking, backend: str, device: str = "cpu", weights: tuple[float, float] = (1, 1)):
     """(ranking, sorting, gradient), on the CPU in float64, of the weighted sum of both parts."""
     logits = ranking.logits.detach().clone().to(device).requires_grad_()
-    loss = rank_sort(logits, ranking.targets.to(device), delta=ranking.delta, backend=backend)
+    loss = rank_sort(logits, ranking.targets.to(device), delta=ranking.delta, **named(backend))
     (weights[0] * loss.ranking + weights[1] * loss.sorting).backward()
     assert logits.grad is not None
     assert logits.grad.dtype == logits.dtype

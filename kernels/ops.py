@@ -1,0 +1,149 @@
+"""The passes as torch operators, so that a compiled graph holds them whole: no graph break, shapes known ahead.
+
+    R  positives asked about      P  positives of the examples      M  all logits
+
+Outside of `torch.compile` the backends are called as they are. The operators' namespace is made of this package's own
+name, so that copies of it under other names live side by side.
+"""
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from .backends import BACKENDS
+from .pairs import SortingSums
+from .targets import Examples, Masses
+
+NAMESPACE = re.sub(r"\W", "_", __package__ or __name__)
+
+
+class Passes:
+    """The passes of the backend `name` (a key of `BACKENDS`); inside a compiled graph each is one operator."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def count(self, rows: Tensor, own: Tensor, examples: Examples, delta: float) -> Masses:
+        """See `backends.Backend.count`."""
+        if not torch.compiler.is_compiling():
+            return BACKENDS[self.name].count(rows, own, examples, delta)
+        masses = count(self.name, rows, own, examples.levels, examples.ignores, examples.masked, delta)
+        return Masses(masses[0], masses[1])
+
+    def scatter_to_logits(
+        self, weights: Tensor, rows: Tensor, examples: Examples, delta: float, poison: Tensor
+    ) -> Tensor:
+        """The gradient (M,) of the logits' dtype, not yet right at the positives; see `backends.Backend`."""
+        if not torch.compiler.is_compiling():
+            return _scatter(self.name, weights, rows, examples, delta, poison)
+        return scatter_to_logits(self.name, weights, rows, examples.levels, examples.ignores, delta, poison)
+
+    def sorting_sums(self, positives: Tensor, quality: Tensor, delta: float) -> SortingSums:
+        """See `backends.Backend.sorting_sums`."""
+        if not torch.compiler.is_compiling():
+            return BACKENDS[self.name].sorting_sums(positives, quality, delta)
+        sums = sorting_sums(self.name, positives, quality, delta)
+        return SortingSums(sums[0], sums[1], sums[2], sums[3])
+
+    def sorting_demotion(self, spread: Tensor, positives: Tensor, quality: Tensor, delta: float) -> Tensor:
+        """See `backends.Backend.sorting_demotion`."""
+        if not torch.compiler.is_compiling():
+            return BACKENDS[self.name].sorting_demotion(spread, positives, quality, delta)
+        return sorting_demotion(self.name, spread, positives, quality, delta)
+
+    def weigh_positives(self, values: Tensor, positives: Tensor, delta: float) -> Tensor:
+        """See `backends.Backend.weigh_positives`."""
+        if not torch.compiler.is_compiling():
+            return BACKENDS[self.name].weigh_positives(values, positives, delta)
+        return weigh_positives(self.name, values, positives, delta)
+
+
+def _scatter(name: str, weights: Tensor, rows: Tensor, examples: Examples, delta: float, poison: Tensor) -> Tensor:
+    flat = examples.levels[0].new_empty(sum(level.numel() for level in examples.levels))
+    BACKENDS[name].scatter_to_logits(weights, rows, examples, delta, flat, poison)
+    return flat
+
+
+def _examples(levels: Sequence[Tensor], ignores: Sequence[Tensor | None], masked: Tensor | None) -> Examples:
+    """What the passes read of the examples; they are not given the positives' places."""
+    nothing = levels[0].new_empty(0)
+    return Examples(list(levels), nothing.long(), nothing, list(ignores), masked)
+
+
+@custom_op(f"{NAMESPACE}::count", mutates_args=())
+def count(
+    backend: str,
+    rows: Tensor,  # (R,)
+    own: Tensor,  # (P,)
+    levels: Sequence[Tensor],  # (n,) each
+    ignores: Sequence[Tensor | None],  # (n,) each
+    masked: Tensor | None,  # (P,)
+    delta: float,
+) -> Tensor:
+    """`Masses` as one tensor (2, R) float64."""
+    return torch.stack(BACKENDS[backend].count(rows, own, _examples(levels, ignores, masked), delta))
+
+
+@count.register_fake
+def _(backend, rows, own, levels, ignores, masked, delta):
+    del backend, own, levels, ignores, masked, delta
+    return rows.new_empty((2, len(rows)), dtype=torch.float64)
+
+
+@custom_op(f"{NAMESPACE}::scatter_to_logits", mutates_args=())
+def scatter_to_logits(
+    backend: str,
+    weights: Tensor,  # (R,) float64
+    rows: Tensor,  # (R,)
+    levels: Sequence[Tensor],  # (n,) each
+    ignores: Sequence[Tensor | None],  # (n,) each
+    delta: float,
+    poison: Tensor,  # ()
+) -> Tensor:
+    """The gradient (M,) in the dtype of the levels."""
+    return _scatter(backend, weights, rows, _examples(levels, ignores, None), delta, poison)
+
+
+@scatter_to_logits.register_fake
+def _(backend, weights, rows, levels, ignores, delta, poison):
+    del backend, weights, rows, ignores, delta, poison
+    return levels[0].new_empty(sum(level.numel() for level in levels))
+
+
+@custom_op(f"{NAMESPACE}::sorting_sums", mutates_args=())
+def sorting_sums(backend: str, positives: Tensor, quality: Tensor, delta: float) -> Tensor:
+    """`SortingSums` as one tensor (4, P) of the positives' dtype."""
+    return torch.stack(BACKENDS[backend].sorting_sums(positives, quality, delta))
+
+
+@sorting_sums.register_fake
+def _(backend, positives, quality, delta):
+    del backend, quality, delta
+    return positives.new_empty((4, len(positives)))
+
+
+@custom_op(f"{NAMESPACE}::sorting_demotion", mutates_args=())
+def sorting_demotion(backend: str, spread: Tensor, positives: Tensor, quality: Tensor, delta: float) -> Tensor:
+    """(P,) of the positives' dtype."""
+    return BACKENDS[backend].sorting_demotion(spread, positives, quality, delta)
+
+
+@sorting_demotion.register_fake
+def _(backend, spread, positives, quality, delta):
+    del backend, spread, quality, delta
+    return torch.empty_like(positives)
+
+
+@custom_op(f"{NAMESPACE}::weigh_positives", mutates_args=())
+def weigh_positives(backend: str, values: Tensor, positives: Tensor, delta: float) -> Tensor:
+    """(P,) float64."""
+    return BACKENDS[backend].weigh_positives(values, positives, delta)
+
+
+@weigh_positives.register_fake
+def _(backend, values, positives, delta):
+    del backend, values, delta
+    return torch.empty_like(positives, dtype=torch.float64)
