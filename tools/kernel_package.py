@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (Refusal, OSError) as error:
         print(f"kernel_package: {error}", file=sys.stderr)
         return 2
-    print(f"{options.output}: {', '.join(sorted(file for file in files if file.endswith('metadata.json')))}")
+    print(f"wrote {options.output}, for {', '.join(BACKENDS)}")
     return 0
 
 
