@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .chunks import any_nan, computing_dtype
+from .chunks import computing_dtype
 from .ops import Passes
 from .processes import Shared
 from .reference import DensePart
 from .scores import Counts, Update
-from .targets import Examples, Masses, gather_levels, is_ignored
+from .targets import Examples, gather_levels, is_ignored
 
 Score = Callable[[Counts], tuple[Update, ...]]  # called where there are positives
 DenseEquations = Callable[[Tensor, Tensor, Tensor, Tensor, float], list[DensePart]]
@@ -51,17 +51,15 @@ class RankingLoss(Function):
         with torch.autocast(levels[0].device.type, enabled=False):
             own = gather_levels(examples.levels, examples.index).to(dtype)
             rows, quality = shared.gather(own), shared.gather(examples.quality.to(dtype))
-            if shared.total:
-                masses = shared.add(passes.count(rows, own, examples, delta))
+            masses, poison = shared.add(*passes.count(rows, own, examples, delta))
+            # in a graph of dense targets P is unknown, and the score has to bear with none
+            if torch.compiler.is_compiling() or shared.total:
                 updates = score(Counts(masses.false_positives, masses.true_positives, rows, quality, delta, passes))
-                # a NaN among the logits or the qualities is a NaN in every part
-                poison = 0 * (masses.false_positives.sum() + quality.sum())
-                values = [(update.error.mean() + poison).to(dtype) for update in updates]
             else:
-                masses = Masses(rows.double(), rows.double())
-                updates = (Update(rows.double(), rows.double(), rows.double()),) * parts
-                poison = torch.where(shared.any(any_nan(examples.pairs())), torch.nan, 0.0).to(rows.device)
-                values = [poison.to(dtype, copy=True) for _ in updates]
+                nothing = torch.zeros_like(masses.false_positives)
+                updates = (Update(nothing, nothing, nothing),) * parts
+            poison = poison + 0 * quality.sum()  # a NaN among the logits or the qualities is a NaN in every part
+            values = [(update.error.sum() / shared.divisor + poison).to(dtype) for update in updates]
         ctx.spreads = [(update.negative_weight is not None, update.positive_weight is not None) for update in updates]
         tables = [table for update in updates for table in update[1:] if table is not None]
         ignores = [ignore for ignore in examples.ignores if ignore is not None]
@@ -81,7 +79,7 @@ class RankingLoss(Function):
         examples = Examples(levels, index, quality, ignores)
         shared: Shared = ctx.shared
         # averaged over the processes, as data-parallel training does it, gradients are those of the whole ranking
-        share = shared.world / max(shared.total, 1)
+        share = shared.world / shared.divisor
 
         weights = torch.zeros(rows.shape, dtype=torch.float64, device=rows.device)
         spread, own = torch.zeros_like(weights), torch.zeros_like(weights)

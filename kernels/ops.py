@@ -14,10 +14,16 @@ from torch import Tensor
 from torch.library import custom_op
 
 from .backends import BACKENDS
+from .chunks import any_nan
 from .pairs import SortingSums
 from .targets import Examples, Masses
 
 NAMESPACE = re.sub(r"\W", "_", __package__ or __name__)
+
+
+def add_op_namespace_prefix(name: str) -> str:
+    """The operator's full name; the builder of Hugging Face's kernel packages looks for a function of this name."""
+    return f"{NAMESPACE}::{name}"
 
 
 class Passes:
@@ -26,12 +32,12 @@ class Passes:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def count(self, rows: Tensor, own: Tensor, examples: Examples, delta: float) -> Masses:
-        """See `backends.Backend.count`."""
+    def count(self, rows: Tensor, own: Tensor, examples: Examples, delta: float) -> tuple[Masses, Tensor]:
+        """The masses, see `backends.Backend.count`, and () float64 0, or NaN where a logit that counts is NaN."""
         if not torch.compiler.is_compiling():
-            return BACKENDS[self.name].count(rows, own, examples, delta)
-        masses = count(self.name, rows, own, examples.levels, examples.ignores, examples.masked, delta)
-        return Masses(masses[0], masses[1])
+            return _count(self.name, rows, own, examples, delta)
+        masses, poison = count(self.name, rows, own, examples.levels, examples.ignores, examples.masked, delta)
+        return Masses(masses[0], masses[1]), poison
 
     def scatter_to_logits(
         self, weights: Tensor, rows: Tensor, examples: Examples, delta: float, poison: Tensor
@@ -61,6 +67,13 @@ class Passes:
         return weigh_positives(self.name, values, positives, delta)
 
 
+def _count(name: str, rows: Tensor, own: Tensor, examples: Examples, delta: float) -> tuple[Masses, Tensor]:
+    masses = BACKENDS[name].count(rows, own, examples, delta)
+    if len(rows):
+        return masses, 0 * masses.false_positives.sum()
+    return masses, torch.where(any_nan(examples.pairs()), torch.nan, 0.0).double()
+
+
 def _scatter(name: str, weights: Tensor, rows: Tensor, examples: Examples, delta: float, poison: Tensor) -> Tensor:
     flat = examples.levels[0].new_empty(sum(level.numel() for level in examples.levels))
     BACKENDS[name].scatter_to_logits(weights, rows, examples, delta, flat, poison)
@@ -73,7 +86,7 @@ def _examples(levels: Sequence[Tensor], ignores: Sequence[Tensor | None], masked
     return Examples(list(levels), nothing.long(), nothing, list(ignores), masked)
 
 
-@custom_op(f"{NAMESPACE}::count", mutates_args=())
+@custom_op(add_op_namespace_prefix("count"), mutates_args=())
 def count(
     backend: str,
     rows: Tensor,  # (R,)
@@ -82,18 +95,19 @@ def count(
     ignores: Sequence[Tensor | None],  # (n,) each
     masked: Tensor | None,  # (P,)
     delta: float,
-) -> Tensor:
-    """`Masses` as one tensor (2, R) float64."""
-    return torch.stack(BACKENDS[backend].count(rows, own, _examples(levels, ignores, masked), delta))
+) -> tuple[Tensor, Tensor]:
+    """`Masses` as one tensor (2, R) float64, and the poison () float64."""
+    masses, poison = _count(backend, rows, own, _examples(levels, ignores, masked), delta)
+    return torch.stack(masses), poison
 
 
 @count.register_fake
 def _(backend, rows, own, levels, ignores, masked, delta):
     del backend, own, levels, ignores, masked, delta
-    return rows.new_empty((2, len(rows)), dtype=torch.float64)
+    return rows.new_empty((2, rows.shape[0]), dtype=torch.float64), rows.new_empty((), dtype=torch.float64)
 
 
-@custom_op(f"{NAMESPACE}::scatter_to_logits", mutates_args=())
+@custom_op(add_op_namespace_prefix("scatter_to_logits"), mutates_args=())
 def scatter_to_logits(
     backend: str,
     weights: Tensor,  # (R,) float64
@@ -113,7 +127,7 @@ def _(backend, weights, rows, levels, ignores, delta, poison):
     return levels[0].new_empty(sum(level.numel() for level in levels))
 
 
-@custom_op(f"{NAMESPACE}::sorting_sums", mutates_args=())
+@custom_op(add_op_namespace_prefix("sorting_sums"), mutates_args=())
 def sorting_sums(backend: str, positives: Tensor, quality: Tensor, delta: float) -> Tensor:
     """`SortingSums` as one tensor (4, P) of the positives' dtype."""
     return torch.stack(BACKENDS[backend].sorting_sums(positives, quality, delta))
@@ -122,10 +136,10 @@ def sorting_sums(backend: str, positives: Tensor, quality: Tensor, delta: float)
 @sorting_sums.register_fake
 def _(backend, positives, quality, delta):
     del backend, quality, delta
-    return positives.new_empty((4, len(positives)))
+    return positives.new_empty((4, positives.shape[0]))
 
 
-@custom_op(f"{NAMESPACE}::sorting_demotion", mutates_args=())
+@custom_op(add_op_namespace_prefix("sorting_demotion"), mutates_args=())
 def sorting_demotion(backend: str, spread: Tensor, positives: Tensor, quality: Tensor, delta: float) -> Tensor:
     """(P,) of the positives' dtype."""
     return BACKENDS[backend].sorting_demotion(spread, positives, quality, delta)
@@ -137,7 +151,7 @@ def _(backend, spread, positives, quality, delta):
     return torch.empty_like(positives)
 
 
-@custom_op(f"{NAMESPACE}::weigh_positives", mutates_args=())
+@custom_op(add_op_namespace_prefix("weigh_positives"), mutates_args=())
 def weigh_positives(backend: str, values: Tensor, positives: Tensor, delta: float) -> Tensor:
     """(P,) float64."""
     return BACKENDS[backend].weigh_positives(values, positives, delta)

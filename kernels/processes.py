@@ -34,6 +34,11 @@ class Shared:
         """R."""
         return sum(self.counts)
 
+    @property
+    def divisor(self) -> int:
+        """What a sum over the positives is divided by to make a mean: R, and 1 where there are none."""
+        return max(self.total, 1)
+
     def gather(self, values: Tensor) -> Tensor:
         """Everybody's `values` (P,), (R,)."""
         if self.group is None:
@@ -45,18 +50,10 @@ class Shared:
         dist.all_gather_into_tensor(gathered, padded, group=self.group)
         return torch.cat([part[:size] for part, size in zip(gathered.split(longest or 1), self.counts, strict=False)])
 
-    def add(self, masses: Masses) -> Masses:
-        """The sum over the processes; a NaN of one is everybody's."""
+    def add(self, masses: Masses, poison: Tensor) -> tuple[Masses, Tensor]:
+        """The sums over the processes; a NaN of one is everybody's. `poison` () is 0 or NaN."""
         if self.group is None:
-            return masses
-        stacked = torch.stack(masses)
-        dist.all_reduce(stacked, group=self.group)
-        return Masses(stacked[0], stacked[1])
-
-    def any(self, found: Tensor) -> Tensor:
-        """() bool, whether `found` () is true in any process."""
-        if self.group is None:
-            return found
-        flag = found.to(torch.int32)
-        dist.all_reduce(flag, group=self.group)
-        return flag > 0
+            return masses, poison
+        sums = torch.cat([*masses, poison[None]])
+        dist.all_reduce(sums, group=self.group)
+        return Masses(sums[: self.total], sums[self.total : -1]), sums[-1]
