@@ -15,9 +15,9 @@ from .pairs import SortingSums
 from .targets import Examples, Masses
 
 try:  # there is no Triton for macOS and Windows
-    from . import columns, rows  # type: ignore
+    from . import breakpoints, columns, rows  # type: ignore
 except ImportError:
-    columns = rows = None
+    breakpoints = columns = rows = None
 
 BackendName = Literal["auto", "triton", "torch", "reference"]
 AlgorithmName = Literal["auto", "tiled", "breakpoints"]
@@ -60,9 +60,10 @@ BACKENDS = {
         dense_passes.weigh_positives,
     ),
 }
-if rows is not None and columns is not None:
+if rows is not None and columns is not None and breakpoints is not None:
     among_positives = rows.sorting_sums, columns.sorting_demotion, rows.weigh_positives
     BACKENDS["triton, tiled"] = Backend(rows.count, columns.scatter_to_logits, *among_positives)
+    BACKENDS["triton, breakpoints"] = Backend(breakpoints.count, breakpoints.scatter_to_logits, *among_positives)
 
 
 def choose_backend(backend: BackendName, algorithm: AlgorithmName, logits: Tensor, positives: int, size: int) -> str:

@@ -115,7 +115,8 @@ def alrp(
 def _localisation(prepared: Prepared, masses: Masses, own: Tensor, everybodys: Tensor) -> Tensor:
     """() the mean over the positives k of the sum of the errors ranked at or above k, over rank_k.
 
-    The sum is turned around: error j is charged by every positive at or below it, c_j = sum of 1 / rank_k.
+    The sum is turned around: error j is charged by every positive at or below it, c_j = sum of 1 / rank_k, and half by
+    those that tie with it: the mean of the orders that a sort could put them in.
     """
     shared = prepared.shared
     if not shared.total:
@@ -123,9 +124,11 @@ def _localisation(prepared: Prepared, masses: Masses, own: Tensor, everybodys: T
     logits = shared.gather(gather_levels(prepared.examples.levels, prepared.examples.index))
     self_pair = 0.5 if prepared.delta > 0 else 1.0
     rank = 1 - self_pair + masses.true_positives + masses.false_positives
-    ascending = logits.argsort(stable=True)
-    shares = (UNITS / rank[ascending]).round().long().cumsum(0) / UNITS
-    charge = torch.empty_like(shares).scatter_(0, ascending, shares) / shared.total
+    ascending, order = logits.sort()
+    shares = (UNITS / rank[order]).round().long()
+    below = torch.cat([shares.new_zeros(1), shares.cumsum(0)])  # (R + 1,)
+    ties = below[torch.searchsorted(ascending, ascending)] + below[torch.searchsorted(ascending, ascending, right=True)]
+    charge = torch.empty_like(rank).scatter_(0, order, (ties + shares).double() / (2 * UNITS * shared.total))
     value = (everybodys * charge).sum()
     # the others' errors are numbers here; data-parallel averaging takes back what the group's size multiplies
     attached = (own * charge[shared.own]).sum() * shared.world

@@ -19,7 +19,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 def backends_here() -> list[tuple[str, str]]:
     """(backend, device) pairs that can run in this process, Triton's with its algorithm; interpreted, Triton alone."""
-    triton = ["triton tiled"]
+    triton = ["triton tiled", "triton breakpoints"]
     if INTERPRETED:
         return [(name, "cpu") for name in triton]
     here = [("reference", "cpu"), ("torch", "cpu")]
