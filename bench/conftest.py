@@ -1,23 +1,38 @@
-"""What a report needs to say where it was measured, and the report itself at the end of a session."""
+"""What a session says beside its timings, and the report at its end."""
 
 import os
-import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import torch
+from contenders import CONTENDERS, HERE, PORTABLE
+from device import ON_GPU, copy_bandwidth, device_name
+from measure import Facts
 from report import write_report
 
-TREE = Path(__file__).parent.parent
+BENCH = Path(__file__).parent
+FACTS = pytest.StashKey[Facts]()
+PARTIAL = pytest.StashKey[bool]()
 
 
-def device_name() -> str:
-    """The GPU if there is one, else the processor, with its cores."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    names = [line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+def pytest_configure(config) -> None:
+    absent = {name: "needs a GPU" for name in CONTENDERS if name not in (*HERE, PORTABLE)}
+    config.stash[FACTS] = {"left_out": [], "refused": [], "cross_checks": [], "not_measured": absent}
+    config.stash[PARTIAL] = [Path(argument).resolve() for argument in config.args] != [BENCH]
+
+
+def pytest_deselected(items) -> None:
+    if items:
+        items[0].config.stash[PARTIAL] = True
+
+
+@pytest.fixture
+def facts(pytestconfig) -> Facts:
+    """Goes into the session's JSON; tests add to it."""
+    return pytestconfig.stash[FACTS]
 
 
 def pytest_benchmark_update_machine_info(config, machine_info) -> None:
@@ -25,28 +40,43 @@ def pytest_benchmark_update_machine_info(config, machine_info) -> None:
     del config
     machine_info.pop("node", None)
     machine_info["device"] = device_name()
+    machine_info["device_type"] = "cuda" if ON_GPU else "cpu"
     machine_info["torch"] = torch.__version__
+    machine_info["triton"] = _version("triton")
+    machine_info["torchvision"] = _version("torchvision")
     machine_info["threads"] = torch.get_num_threads()
+    machine_info["copy_bandwidth"] = copy_bandwidth()
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json) -> None:
-    """Writes the Markdown report of this device, where a JSON was asked for too (`make bench`)."""
-    del config, benchmarks
+    del benchmarks
+    output_json["facts"] = config.stash[FACTS]
+    output_json["commit"] = _commit()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    """The report of this device, from the JSON that was asked for (`make bench`); of a part, beside the JSON."""
+    given = config.getoption("benchmark_json")
+    if given is None:
+        return
+    source = given if isinstance(given, Path) else Path(given.name)  # an open file in older pytest-benchmark
+    if not source.exists():
+        return
     name = re.sub(r"[^a-z0-9]+", "-", device_name().lower()).strip("-")
-    report = TREE / "bench" / "results" / f"{name}.md"
-    report.parent.mkdir(exist_ok=True)
-    write_report(output_json, report, _commit())
-    print(f"\nreport: {report.relative_to(TREE)}")
+    target = source.with_suffix(".md") if config.stash[PARTIAL] else BENCH / "results" / f"{name}.md"
+    write_report(source, target)
+    terminalreporter.write_line(f"report: {os.path.relpath(target)}")
+
+
+def _version(package: str) -> str | None:
+    module = sys.modules.get(package)
+    return getattr(module, "__version__", None)
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(TREE), "describe", "--always", "--dirty"]
+    command = ["git", "-C", str(BENCH.parent), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def _cpu_lines() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []

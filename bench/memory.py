@@ -1,14 +1,16 @@
-"""Peak memory of the loss beyond its inputs and its gradient, as the operating system counts it, in a fresh process.
+"""Peak memory of a contender on the CPU beyond its inputs and its gradient, as the operating system counts it.
 
-python bench/memory.py [LOGITS] [POSITIVES]     prints MiB
+python bench/memory.py CONTENDER POSITIVES NEGATIVES     prints MiB at the stage "early"; Linux only
+
+One process for one figure: what an allocator keeps from before cannot hide.
 """
 
 import sys
 from pathlib import Path
 
 import torch
-
-from rst.kernels import SparseTargets, rank_sort
+from contenders import CONTENDERS
+from shapes import SWEEP_STAGE, Shape, Stage, sample
 
 
 def memory(field: str) -> int:
@@ -22,22 +24,18 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def measure(size: int, positives: int) -> float:
+def measure(contender: str, shape: Shape, stage: Stage) -> float:
     """MiB at the peak of forward and backward, less what was there before and less the gradient."""
-    warm = torch.randn(1000, requires_grad=True)  # what torch loads once is not the loss's
-    sum(rank_sort(warm, SparseTargets(torch.arange(20), torch.full((20,), 0.5)))).backward()
-
-    logits = torch.empty(size).normal_().requires_grad_()
-    index = torch.arange(positives) * (size // positives)
-    targets = SparseTargets(index, torch.full((positives,), 0.7))
+    run = CONTENDERS[contender].run
+    run(sample(Shape(20, 1000), stage))  # what torch loads once is not the loss's,
+    torch.zeros(1_000_000).sin_().sum()  # nor are its threads
+    data = sample(shape, stage)
     forget_peak()
     before = memory("VmRSS")
-    loss = rank_sort(logits, targets)
-    (loss.ranking + loss.sorting).backward()
-    assert logits.grad is not None
-    return (memory("VmHWM") - before - logits.grad.nbytes) / 2**20
+    gradient = run(data).gradient
+    return (memory("VmHWM") - before - gradient.nbytes) / 2**20
 
 
 if __name__ == "__main__":
-    sizes = [int(argument) for argument in sys.argv[1:]] or [20_000_000, 1500]
-    print(f"{measure(*sizes):.1f}")
+    contender, positives, negatives = sys.argv[1:]
+    print(f"{measure(contender, Shape(int(positives), int(negatives)), SWEEP_STAGE):.1f}")

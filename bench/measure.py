@@ -1,0 +1,86 @@
+"""One contender on one ranking: checked against the truth, then timed, with what it moved and what it held.
+
+M  logits      P  positives
+"""
+
+import time
+from functools import lru_cache
+from typing import Any
+
+import pytest
+from contenders import CONTENDERS, LOOP, exact_outcome, loop_difference, relative_error, value_error
+from device import CLOCK, DEVICE, ON_GPU, before_round, copy_bandwidth, peak_bytes, wall_seconds
+from peers import Outcome
+from shapes import Sample, Shape, Stage, sample
+
+BYTES_PER_LOGIT = 12  # float32: read to count, read to scatter, its gradient written
+EXACT = 1e-5  # relative L1 error of the gradient, and error of the values, of what calls itself exact
+CROSS_CHECKED_PAIRS = 400_000_000  # rankings up to here have their truth compared with the loop in float64
+CROSS_CHECKED = 1e-9
+SLOW = 2.0  # seconds of one run: it is timed once
+BUDGET = 2.5  # seconds of all rounds together, otherwise
+ROUNDS = (3, 25 if ON_GPU else 9)
+
+Facts = dict[str, Any]  # what a session has to say beside its timings; it ends up in the JSON
+
+
+@lru_cache(maxsize=1)  # contenders are the fastest parameter of every test
+def prepared(shape: Shape, stage: Stage) -> tuple[Sample, Outcome, float | None]:
+    """A ranking on the device, its float64 truth there, and the truth's distance from the float64 loop or None."""
+    data = sample(shape, stage, DEVICE)
+    truth = exact_outcome(data)
+    difference = loop_difference(data, truth) if data.pairs <= CROSS_CHECKED_PAIRS else None
+    assert difference is None or difference < CROSS_CHECKED, f"the truth is {difference:.1e} from the loop in float64"
+    return data, Outcome(*(part.to(DEVICE) for part in truth)), difference
+
+
+def measure(benchmark: Any, facts: Facts, table: str, label: str, shape: Shape, stage: Stage, name: str) -> None:
+    """Times the contender `name` for the shape called `label` in a table, or says in `facts` why not.
+
+    Fails for an exact contender that is not.
+    """
+    place = {"table": table, "shape": label, "stage": stage, "contender": name}
+    contender = CONTENDERS[name]
+    data, truth, difference = prepared(shape, stage)
+    if difference is not None and name == LOOP:
+        facts["cross_checks"].append({**place, "difference": difference})
+    benchmark.group = f"{table}: {label}, {stage}"
+    reason = contender.obstacle(data)
+    if reason:
+        facts["left_out"].append({**place, "reason": reason})
+        pytest.skip(f"{name} left out: {reason}")
+
+    begin = time.perf_counter()
+    outcome = contender.run(data)
+    float(outcome.ranking)  # wait for it
+    once = time.perf_counter() - begin
+    information: dict[str, Any] = {
+        **place,
+        "kind": contender.kind,
+        "logits": len(data.logits),
+        "positives": len(data.sparse.index),
+        "bytes": BYTES_PER_LOGIT * len(data.logits),
+        "copy_bandwidth": copy_bandwidth(),
+    }
+    if contender.kind != "pointwise":
+        error, off = relative_error(outcome, truth), value_error(outcome, truth)
+        information.update(error=error, value_error=off)
+        if contender.kind == "exact" and not max(error, off) <= EXACT:
+            facts["refused"].append({**place, "error": error, "value_error": off})
+            benchmark.skipped = True  # not an unused fixture
+            pytest.fail(f"{name} is not reported: gradient {error:.1e} and values {off:.1e} from the truth")
+    del outcome
+    if ON_GPU:  # the first run compiled the kernels
+        information["peak_mib"] = peak_bytes(lambda: contender.run(data).gradient) / 2**20
+        information["wall"] = once = wall_seconds(lambda: contender.run(data))
+    rounds = 1 if once > SLOW else max(ROUNDS[0], min(ROUNDS[1], int(BUDGET / once)))
+    benchmark.extra_info.update(information)
+    benchmark.pedantic(contender.run, args=(data,), setup=before_round, rounds=rounds)
+    if benchmark.stats is not None:  # None with --benchmark-disable
+        seconds = benchmark.stats.stats.median
+        benchmark.extra_info["bandwidth_share"] = information["bytes"] / seconds / copy_bandwidth()
+
+
+def timed_on_device(function: Any) -> Any:
+    """Marks a benchmark as timed by the device's clock."""
+    return pytest.mark.benchmark(timer=CLOCK)(function)

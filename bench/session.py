@@ -1,0 +1,83 @@
+"""One benchmark session as its JSON tells it: what the tables, the plots and the goals are made of."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STAGES = ("initialisation", "early", "late")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One timed case."""
+
+    median: float  # seconds
+    rounds: int
+    extra: dict[str, Any]  # extra_info: table, contender, and what the table's tests put beside
+
+    def __getattr__(self, name: str) -> Any:
+        """What is not there is None: a GPU says more than a CPU."""
+        return self.extra.get(name)
+
+
+@dataclass(frozen=True)
+class Session:
+    """All records in the order in which they were taken, and what was said beside them."""
+
+    machine: dict[str, Any]
+    commit: str
+    date: str
+    records: list[Record]
+    facts: dict[str, Any]
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.machine["device_type"] != "cpu"
+
+    def select(self, **where: Any) -> list[Record]:
+        """The records with these entries."""
+        return [record for record in self.records if all(record.extra.get(key) == where[key] for key in where)]
+
+    def find(self, **where: Any) -> Record | None:
+        """The record with these entries; more than one is a mistake."""
+        found = self.select(**where)
+        assert len(found) <= 1, f"{len(found)} records with {where}"
+        return found[0] if found else None
+
+    def values(self, key: str, **where: Any) -> list[Any]:
+        """The different values of an entry, in order of first appearance."""
+        return list(dict.fromkeys(record.extra[key] for record in self.select(**where) if key in record.extra))
+
+    def peak(self, shape: str, contender: str) -> float | None:
+        """MiB beyond inputs and gradient: on a GPU the most of all stages, on a CPU from a process of its own."""
+        records = self.select(shape=shape, contender=contender)
+        peaks = [record.peak_mib for record in records if record.peak_mib is not None]
+        return max(peaks) if peaks else None
+
+    def left_out(self, **where: Any) -> list[dict[str, Any]]:
+        """The cases with these entries that were not taken, each with its reason."""
+        return [case for case in self.facts["left_out"] if all(case.get(key) == where[key] for key in where)]
+
+
+def read_session(path: Path) -> Session:
+    """From the JSON that pytest-benchmark wrote, with what bench/conftest.py put into it."""
+    written = json.loads(path.read_text())
+    records = [
+        Record(entry["stats"]["median"], entry["stats"]["rounds"], entry["extra_info"])
+        for entry in written["benchmarks"]
+        if "contender" in entry["extra_info"]
+    ]
+    return Session(written["machine_info"], written["commit"], written["datetime"][:10], records, written["facts"])
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits, whatever the size."""
+    return significant(seconds * 1e3)
+
+
+def significant(value: float) -> str:
+    """Three significant digits without an exponent."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3g}"

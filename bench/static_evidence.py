@@ -1,0 +1,68 @@
+"""What every Triton kernel takes on GPUs that need not be there: registers, spills, stack, shared memory, instructions.
+
+PYTHONPATH=tests/support python bench/static_evidence.py results.json     without TRITON_INTERPRET; no GPU needed
+
+Instructions are those of one program's machine code, padding left out. They say how long the code is, not how long it
+runs: loops count once.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import triton
+from kernel_resources import TARGETS, Variant, compile_for, variants
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+SASS_LINE = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)", re.MULTILINE)
+AMD_LINE = re.compile(r"^\t([a-z]\w*)(?:\s|$)", re.MULTILINE)
+
+
+def sass_instructions(listing: str) -> int:
+    """Instructions in what cuobjdump prints, without the NOPs that pad it."""
+    return sum(name != "NOP" for name in SASS_LINE.findall(listing))
+
+
+def amd_instructions(assembly: str) -> int:
+    """Instructions in AMD assembly up to its end, without the NOPs that pad it; directives begin with a dot."""
+    code = assembly.split("; -- End function")[0]
+    return sum(name != "s_nop" for name in AMD_LINE.findall(code))
+
+
+def count_instructions(variant: Variant, target: GPUTarget) -> int:
+    """Of the machine code for `target`."""
+    source = ASTSource(fn=variant.kernel, signature=variant.signature(), constexprs=variant.constants)
+    compiled = triton.compile(source, target=target, options=getattr(variant, "options", None))
+    if target.backend == "hip":
+        return amd_instructions(compiled.asm["amdgcn"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(compiled.asm["cubin"])
+        command = [str(CUOBJDUMP), "-sass", str(path)]
+        listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return sass_instructions(listing)
+
+
+def evidence() -> list[dict[str, object]]:
+    """One entry for each kernel, variant and target."""
+    return [
+        {
+            "kernel": variant.kernel.fn.__name__,
+            "variant": name,
+            "target": target,
+            **asdict(compile_for(variant, machine)),
+            "instructions": count_instructions(variant, machine),
+        }
+        for name, variant in variants().items()
+        for target, machine in TARGETS.items()
+    ]
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(json.dumps(evidence(), indent=1) + "\n")

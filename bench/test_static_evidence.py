@@ -1,0 +1,25 @@
+"""The kernels compiled for GPUs that this machine need not have, in a process without Triton's interpreter."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def test_every_kernel_compiles_for_every_target(facts, tmp_path):
+    try:
+        import triton  # noqa: F401 - asked for before a process is started in vain
+    except ImportError:
+        facts["not_measured"]["static evidence"] = "needs the package triton"
+        pytest.skip("needs the package triton")
+    path = tmp_path / "evidence.json"
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, str(Path(__file__).with_name("static_evidence.py")), str(path)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    facts["static_evidence"] = json.loads(path.read_text())
+    assert facts["static_evidence"]
