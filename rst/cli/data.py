@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from rst.data import shapes, trees
+from rst.data import shapes, shapes_lvis, trees
 
 
 def main(argv: list[str]) -> int:
@@ -64,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "shapes",
         help="procedural shapes with boxes and masks",
-        description="Flat shapes on textured ground with boxes and masks: a long tail of classes, occlusion, crowds.",
+        description="Flat shapes on textured ground with boxes and masks: a long tail of classes, occlusion, crowds. "
+        "The variant lvis has hundreds of classes and LVIS's way of annotating: lists of absent classes and "
+        "of classes annotated in part, frequencies r, c and f; its pictures are found from the folder itself (--images "
+        "DIR, not DIR/train).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.add_argument(
@@ -74,5 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--val", type=int, default=80, metavar="N", help="pictures for validation")
     command.add_argument("--side", type=int, default=256, metavar="PX", help="longer side of the pictures in pixels")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random")
+    command.add_argument("--variant", choices=["coco", "lvis"], default="coco", help="six classes, or hundreds")
+    command.add_argument(
+        "--classes", type=int, metavar="N", help=f"of the variant lvis, up to {shapes_lvis.MOST_CLASSES} (None: all)"
+    )
     command.set_defaults(prepare=shapes.prepare)
     return parser
