@@ -119,9 +119,9 @@ def loop_difference(data: Sample, truth: Outcome) -> float:
 
 
 def relative_error(outcome: Outcome, truth: Outcome) -> float:
-    """L1 norm of the gradient's error over the L1 norm of the gradient."""
+    """L1 norm of the gradient's error over the L1 norm of the gradient; 0 where both are."""
     error = outcome.gradient.to(truth.gradient.dtype).to(truth.gradient.device) - truth.gradient
-    return float(error.abs().sum() / truth.gradient.abs().sum())
+    return float(error.abs().sum() / truth.gradient.abs().sum().clamp(min=1e-30))
 
 
 def value_error(outcome: Outcome, truth: Outcome) -> float:
