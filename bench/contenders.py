@@ -5,6 +5,7 @@ M  logits      P  positives      R  negatives that some positive can see
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, Literal
 
 from device import ON_GPU, matrix_bound
@@ -125,6 +126,6 @@ def relative_error(outcome: Outcome, truth: Outcome) -> float:
 
 
 def value_error(outcome: Outcome, truth: Outcome) -> float:
-    """The larger absolute error of the two parts' values."""
-    pairs = ((outcome.ranking, truth.ranking), (outcome.sorting, truth.sorting))
-    return max(abs(float(value) - float(true)) for value, true in pairs)
+    """The larger absolute error of the two parts' values; NaN if either is NaN."""
+    errors = [abs(float(outcome.ranking - truth.ranking)), abs(float(outcome.sorting - truth.sorting))]
+    return sum(errors) if any(isnan(error) for error in errors) else max(errors)

@@ -78,6 +78,6 @@ def milliseconds(seconds: float) -> str:
 
 def significant(value: float) -> str:
     """Three significant digits without an exponent."""
-    if value >= 100:
+    if value >= 99.95:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3g}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}" if value >= 0.9995 else f"{value:.3g}"

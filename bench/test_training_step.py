@@ -3,7 +3,6 @@
 The twins are the same assembly with another `loss`, or with the per-positive loop in the place of `rank_sort`.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 from device import CLOCK, DEVICE, ON_GPU
 from measure import timed_on_device
 from peers import per_positive_rank_sort
+from stopwatch import Stopwatch
 from torch import Tensor
 
 from rst import detectors
@@ -71,40 +71,6 @@ def batch(setting: Setting) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     return images, targets
 
 
-class Stopwatch:
-    """Wraps a ranking loss; its spans are the forward and the backward of every call, on the device's clock."""
-
-    def __init__(self, loss: Callable) -> None:
-        self.loss = loss
-        self.spans: list[list[Any]] = []  # [begin, end], the latter moved on by each level of a backward
-
-    def __call__(self, logits: Any, targets: Any, **arguments: Any) -> Any:
-        levels = [logits] if isinstance(logits, Tensor) else list(logits)
-        begin = CLOCK()
-        result = self.loss(levels, targets, **arguments)
-        self.spans.append([begin, CLOCK()])
-        backward: list[Any] = []
-        for part in result:
-            part.register_hook(lambda gradient: self._begin(backward))
-        for level in levels:
-            level.register_hook(lambda gradient: self._end(backward))
-        return result
-
-    def _begin(self, span: list[Any]) -> None:
-        if not span:
-            span.append(CLOCK())
-            self.spans.append(span)
-
-    def _end(self, span: list[Any]) -> None:
-        span[1:] = [CLOCK()]
-
-    def take(self) -> list[list[Any]]:
-        """The spans since the last call."""
-        taken, self.spans = self.spans, []
-        assert all(len(span) == 2 for span in taken), "a loss without its backward"
-        return taken
-
-
 @pytest.mark.parametrize("contender", ROUNDS)
 @pytest.mark.parametrize("setting", SETTINGS)
 @timed_on_device
@@ -113,7 +79,7 @@ def test_step(benchmark, facts, monkeypatch, setting, contender):
     if chosen.gpu_only and not ON_GPU:
         facts["not_measured"][f"training step, {setting}"] = "needs a GPU"
         pytest.skip("needs a GPU")
-    watch = Stopwatch(per_positive_rank_sort if contender == LOOP else rank_sort)
+    watch = Stopwatch(per_positive_rank_sort if contender == LOOP else rank_sort, CLOCK)
     monkeypatch.setattr("rst.detectors.losses.rank_sort", watch)
     torch.manual_seed(0)
     arguments = {**chosen.arguments, "loss": "cross_entropy" if contender == SAMPLED else "rank_sort"}

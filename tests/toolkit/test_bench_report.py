@@ -1,0 +1,226 @@
+"""The benchmark report: goals judged by their worst figure, tables that hide nothing, all of it from the JSON alone."""
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from goals import GOALS, goals_table
+from report import write_report
+from session import Session, milliseconds, read_session, significant
+from tables import evidence_table, head_tables, memory_table, step_table, sweep_table
+
+OURS, LOOP, BUCKETED, FOCAL = "rst, sparse targets", "per-positive loop", "bucketed", "sigmoid focal loss"
+STAGES = ("initialisation", "early", "late")
+KINDS = {OURS: "exact", LOOP: "exact", BUCKETED: "approximate", FOCAL: "pointwise"}
+SIZES = {"RPN, all anchors": (1_070_160, 160), "ATSS / PAA": (21_401_500, 1500), "LVIS R-CNN": (4_800_460, 460)}
+
+
+def case(table: str, shape: str, stage: str, contender: str, seconds: float, **extra: Any) -> dict[str, Any]:
+    logits, positives = SIZES.get(shape, (1_000_100, int(shape.split("=")[-1]) if "=" in shape else 100))
+    extra = {"table": table, "shape": shape, "stage": stage, "contender": contender, "kind": KINDS[contender]} | extra
+    extra |= {"logits": logits, "positives": positives}
+    if KINDS[contender] != "pointwise" and table != "memory":
+        extra = {"error": 0.04 if contender == BUCKETED else 1e-7, "value_error": 1e-8} | extra
+    return {"stats": {"median": seconds, "rounds": 5}, "extra_info": {"bandwidth_share": 0.6} | extra}
+
+
+def session_of(device: str = "cuda") -> dict[str, Any]:
+    """A JSON as bench/ writes it: ours takes 1 ms, the loop 600, the bucketed method 55, focal loss 2."""
+    seconds = {OURS: 1e-3, LOOP: 0.6, BUCKETED: 0.055, FOCAL: 2e-3}
+    benchmarks = [
+        case("head", shape, stage, name, seconds[name], peak_mib=12.0)
+        for shape in SIZES
+        for stage in STAGES
+        for name in KINDS
+    ]
+    for table, shapes in (("positives", ("P=5", "P=500")), ("negatives", ("N=10,000", "N=1,000,000"))):
+        benchmarks += [
+            case(table, shape.replace(",", ""), "early", name, seconds[name]) for shape in shapes for name in KINDS
+        ]
+    for contender, taken, share in (
+        ("RS Faster R-CNN", 0.11, 0.01),
+        ("sampled cross-entropy", 0.1, None),
+        ("RS with the per-positive loop", 0.7, 0.8),
+    ):
+        extra = {"table": "step", "setting": "R50-FPN, 4 images of 1333 x 800", "contender": contender}
+        extra |= {} if share is None else {"loss_share": share}
+        benchmarks.append({"stats": {"median": taken, "rounds": 9}, "extra_info": extra})
+    evidence = {"registers": 40, "spilled": 0, "stack": 0, "shared": 512, "instructions": 300, "target": "cuda 90"}
+    return {
+        "machine_info": {
+            "device": "A device",
+            "device_type": device,
+            "python_version": "3.12.1",
+            "torch": "2.14.1",
+            "triton": "3.8.0",
+            "torchvision": None,
+            "threads": 2,
+            "copy_bandwidth": 3e12,
+        },
+        "commit": "abc1234",
+        "datetime": "2026-01-02T03:04:05",
+        "benchmarks": benchmarks,
+        "facts": {
+            "left_out": [],
+            "refused": [],
+            "cross_checks": [{"difference": 2e-15}],
+            "not_measured": {},
+            "determinism": {"repeats": 100, "different": 1, "contender": OURS},
+            "static_evidence": [
+                {"kernel": "count_kernel", "variant": "smooth", **evidence},
+                {"kernel": "count_kernel", "variant": "hard", **evidence, "registers": 36},
+            ],
+        },
+    }
+
+
+@pytest.fixture
+def written() -> dict[str, Any]:
+    return session_of()
+
+
+def load(written: dict[str, Any], tmp_path: Path) -> Session:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(written))
+    return read_session(path)
+
+
+def row(lines: list[str], start: str) -> str:
+    (found,) = [line for line in lines if line.startswith(f"| {start}")]
+    return found
+
+
+def test_goals_reached(written, tmp_path):
+    lines = goals_table(load(written, tmp_path))
+    goals = [line for line in lines if line.startswith("|")][2:]
+    assert len(goals) == len(GOALS)
+    assert sum("reached" in line for line in goals) == len(GOALS) - 2, "all but those of a CPU"
+    assert sum("not measured: needs a CPU" in line for line in goals) == 2
+    assert "| 600 x: reached |" in row(lines, "RPN, all anchors: time of the per-positive loop / ours")
+    assert "| 0.5 x: reached |" in row(lines, "ATSS / PAA and LVIS R-CNN: ours / sigmoid focal loss")
+    assert "| 60.0 %: reached |" in row(lines, "ATSS / PAA: 12 bytes a logit")
+    assert "4.0e-02" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "contender", "seconds", "start", "said"),
+    [
+        ("RPN, all anchors", LOOP, 0.049, "RPN, all anchors: time of", "49.0 to 600 x: **missed**"),
+        ("ATSS / PAA", BUCKETED, 0.04, "ATSS / PAA: bucketed", "40.0 to 55.0 x: **missed**"),
+        ("LVIS R-CNN", FOCAL, 0.8e-3, "ATSS / PAA and LVIS", "0.5 to 1.25 x: **missed**"),
+    ],
+)
+def test_the_worst_stage_decides(written, tmp_path, shape, contender, seconds, start, said):
+    for entry in written["benchmarks"]:
+        extra = entry["extra_info"]
+        if (extra.get("shape"), extra.get("stage"), extra["contender"]) == (shape, "late", contender):
+            entry["stats"]["median"] = seconds
+    assert said in row(goals_table(load(written, tmp_path)), start)
+
+
+def test_a_goal_for_one_stage_looks_at_no_other(written, tmp_path):
+    for entry in written["benchmarks"]:
+        if entry["extra_info"].get("stage") != "initialisation" and entry["extra_info"]["contender"] == LOOP:
+            entry["stats"]["median"] = 1e-6
+    assert "600 x: reached" in row(goals_table(load(written, tmp_path)), "ATSS / PAA, initialisation")
+
+
+def test_what_needs_another_device_is_not_claimed(tmp_path):
+    lines = goals_table(load(session_of("cpu"), tmp_path))
+    loop = row(lines, "RPN, all anchors: time of")
+    assert "not measured: needs a GPU (here, on a CPU: 600 x)" in loop
+    assert "reached" not in loop
+    assert "not measured in this session" in row(lines, "P 2,000, N 1 M")
+
+
+def test_a_refused_contender_misses_the_goal_and_shows_no_time(written, tmp_path):
+    place = {"table": "head", "shape": "ATSS / PAA", "stage": "late", "contender": LOOP}
+    written["facts"]["refused"].append({**place, "error": 3e-3, "value_error": 0.0})
+    written["benchmarks"] = [
+        entry for entry in written["benchmarks"] if any(entry["extra_info"].get(key) != place[key] for key in place)
+    ]
+    session = load(written, tmp_path)
+    assert "3.0e-03: **missed**" in row(goals_table(session), "every exact contender")
+    table = head_tables(session)
+    section = table[table.index("### ATSS / PAA: 21,401,500 logits, 1,500 positives") :]
+    assert next(line for line in section if LOOP in line).split("|")[4].strip() == "refused: error 3e-03"
+
+
+def test_head_table_has_medians_ratios_errors_and_costs(written, tmp_path):
+    written["benchmarks"][1]["stats"]["rounds"] = 1
+    table = head_tables(load(written, tmp_path))
+    cells = [cell.strip() for cell in next(line for line in table if LOOP in line).split("|")[1:-1]]
+    assert cells == [LOOP, "600 (600) once", "600 (600)", "600 (600)", "1.0e-07", "12.0", "60 %"]
+    ours = [cell.strip() for cell in next(line for line in table if OURS in line).split("|")[1:-1]]
+    assert ours[1] == "1.00", "no ratio to itself"
+    assert [cell.strip() for cell in next(line for line in table if FOCAL in line).split("|")][5] == "–"
+
+
+def test_what_was_left_out_is_said_with_its_reason(written, tmp_path):
+    place = {"table": "head", "shape": "ATSS / PAA", "contender": LOOP}
+    written["facts"]["left_out"] = [{**place, "stage": stage, "reason": "too long"} for stage in ("early", "late")]
+    written["benchmarks"] = [
+        entry
+        for entry in written["benchmarks"]
+        if not (
+            entry["extra_info"].get("shape") == "ATSS / PAA"
+            and entry["extra_info"]["contender"] == LOOP
+            and entry["extra_info"]["stage"] != "initialisation"
+        )
+    ]
+    table = head_tables(load(written, tmp_path))
+    assert "Left out: per-positive loop (early, late): too long." in table
+    section = table[table.index("### ATSS / PAA: 21,401,500 logits, 1,500 positives") :]
+    assert next(line for line in section if LOOP in line).count("left out") == 2
+
+
+def test_sweeps_memory_steps_and_evidence(written, tmp_path):
+    session = load(written, tmp_path)
+    assert row(sweep_table(session, "positives"), BUCKETED) == "| bucketed | 55.0 (55.0) | 55.0 (55.0) |"
+    assert row(sweep_table(session, "positives"), "its gradient error") == "| its gradient error | 4.0e-02 | 4.0e-02 |"
+    assert row(memory_table(session), "LVIS R-CNN") == "| LVIS R-CNN | 12.0 | 12.0 | 12.0 | 12.0 |"
+    assert row(step_table(session), "RS Faster R-CNN") == "| RS Faster R-CNN | 110 | 1.10 | 1.0 % |"
+    assert row(step_table(session), "sampled") == "| sampled cross-entropy | 100 | 1.00 | – |"
+    assert (
+        row(evidence_table(session), "count_kernel") == "| count_kernel | cuda 90 | 2 | 36 to 40 | 0 | 0 | 512 | 300 |"
+    )
+
+
+def test_report_is_written_from_the_json_alone(written, tmp_path):
+    source = tmp_path / "results.json"
+    source.write_text(json.dumps(written))
+    texts = []
+    for _ in range(2):
+        write_report(source, tmp_path / "report.md")
+        texts.append((tmp_path / "report.md").read_text())
+    assert texts[0] == texts[1]
+    text = texts[0]
+    assert text.startswith("# Benchmarks: A device\n")
+    for fact in ("commit abc1234", "torch 2.14.1", "2026-01-02", "3,000.0 GB/s", "between two events"):
+        assert fact in text
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert len(pictures) == 5
+    assert all((tmp_path / picture).stat().st_size < 60_000 for picture in pictures)
+
+
+def test_report_of_a_part_of_the_benchmarks(written, tmp_path):
+    part = copy.deepcopy(written)
+    part["benchmarks"] = part["benchmarks"][:1]
+    part["facts"] = {"left_out": [], "refused": [], "cross_checks": [], "not_measured": {"rst tiled": "needs a GPU"}}
+    source = tmp_path / "part.json"
+    source.write_text(json.dumps(part))
+    write_report(source, tmp_path / "part.md")
+    text = (tmp_path / "part.md").read_text()
+    assert "Not measured: rst tiled (needs a GPU)." in text
+    assert "Not measured in this session." in text
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(1234.5, "1,234"), (99.96, "100"), (12.34, "12.3"), (1.234, "1.23"), (0.01234, "0.0123")]
+)
+def test_three_digits(value, said):
+    assert significant(value) == said
+    assert milliseconds(value / 1e3) == said
