@@ -33,18 +33,19 @@ class RankingLoss(Function):
     """The V values of `score` on `examples`, then both masses (R,); the levels come once more for autograd to see."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        score: Score,
-        parts: int,
-        passes: Passes,
-        examples: Examples,
-        delta: float,
-        shared: Shared,
-        *levels: Tensor,
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        # not by name: where two levels follow named arguments and nothing needs a gradient, Dynamo forgets ctx
+        score: Score
+        parts: int
+        passes: Passes
+        examples: Examples
+        delta: float
+        shared: Shared
+        levels: list[Tensor]
+        score, parts, passes, examples, delta, shared, *levels = arguments
         dtype = computing_dtype(levels[0].dtype)
-        ctx.set_materialize_grads(False)
+        if not torch.compiler.is_compiling():  # Dynamo hands zeros all the same, and without gradients refuses the call
+            ctx.set_materialize_grads(False)
         ctx.passes, ctx.delta, ctx.shared = passes, delta, shared
         ctx.shapes = [level.shape for level in levels]
         ctx.ignoring = [ignore is not None for ignore in examples.ignores]

@@ -36,8 +36,8 @@ class Passes:
         """The masses, see `backends.Backend.count`, and () float64 0, or NaN where a logit that counts is NaN."""
         if not torch.compiler.is_compiling():
             return _count(self.name, rows, own, examples, delta)
-        masses, poison = count(self.name, rows, own, examples.levels, examples.ignores, examples.masked, delta)
-        return Masses(masses[0], masses[1]), poison
+        *masses, poison = count(self.name, rows, own, examples.levels, examples.ignores, examples.masked, delta)
+        return Masses(*masses), poison
 
     def scatter_to_logits(
         self, weights: Tensor, rows: Tensor, examples: Examples, delta: float, poison: Tensor
@@ -95,16 +95,18 @@ def count(
     ignores: Sequence[Tensor | None],  # (n,) each
     masked: Tensor | None,  # (P,)
     delta: float,
-) -> tuple[Tensor, Tensor]:
-    """`Masses` as one tensor (2, R) float64, and the poison () float64."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Both `Masses` (R,) and the poison (), float64."""
+    # three tensors with memory of their own: where one is part of another, its offset is the R of a compiled graph
     masses, poison = _count(backend, rows, own, _examples(levels, ignores, masked), delta)
-    return torch.stack(masses), poison
+    return masses.false_positives.clone(), masses.true_positives.clone(), poison
 
 
 @count.register_fake
 def _(backend, rows, own, levels, ignores, masked, delta):
     del backend, own, levels, ignores, masked, delta
-    return rows.new_empty((2, rows.shape[0]), dtype=torch.float64), rows.new_empty((), dtype=torch.float64)
+    masses = (torch.empty_like(rows, dtype=torch.float64) for _ in range(2))
+    return *masses, rows.new_empty((), dtype=torch.float64)
 
 
 @custom_op(add_op_namespace_prefix("scatter_to_logits"), mutates_args=())

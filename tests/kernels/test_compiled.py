@@ -1,0 +1,265 @@
+"""The losses inside torch.compile: one graph that holds our operators whole, equal to eager, few recompilations.
+
+P  positives      M  logits
+
+All but one test compile with a backend that traces forward and backward as Inductor gets them and runs them as they
+are: what is asked here is what can be traced, not how fast it is.
+"""
+
+import functools
+import shutil
+
+import pytest
+import torch
+from functorch.compile import make_boxed_func
+from rank_sort_cases import INTERPRETED, backends_here, named
+from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch.library import opcheck
+
+from rst.kernels import SparseTargets, alrp, average_precision, rank_sort, ranking_loss
+from rst.kernels.ops import NAMESPACE, count, scatter_to_logits, sorting_demotion, sorting_sums, weigh_positives
+
+BACKENDS = [pair for pair in backends_here() if pair[0] != "reference"]
+pytestmark = pytest.mark.parametrize(("backend", "device"), BACKENDS, ids=["-".join(pair) for pair in BACKENDS])
+
+# Dynamo compiles for the first P, again for any P from 2 on, and for 0 and 1, which it always takes for constants.
+POSITIVES = (10, 12, 40, 1, 0, 33)
+COMPILATIONS = 4
+LEVELS = [(2, 3, 8, 10), (2, 3, 3, 6)]  # features (images, channels, height, width)
+THE_SAME_GRAPH = pytest.mark.skipif(INTERPRETED, reason="graphs are those of the torch backend, in another process")
+INTERPRETED_ALONE = pytest.mark.skipif(not INTERPRETED, reason="a part of what the torch backend is asked")
+
+
+def precision(counts):
+    return counts.false_positives / (counts.false_positives + counts.true_positives)
+
+
+def weighted_rank_sort(logits, targets, error, **more):
+    loss = rank_sort(logits, targets, **more)
+    return loss.ranking + 2 * loss.sorting
+
+
+# name -> loss (logits, targets, localisation errors) -> ()
+LOSSES = {
+    "rank_sort": weighted_rank_sort,
+    "average_precision": lambda logits, targets, error, **more: average_precision(logits, targets, **more),
+    "alrp": lambda logits, targets, error, **more: sum(alrp(logits, targets, error, **more)),
+    "ranking_loss": lambda logits, targets, error, **more: ranking_loss(precision, logits, targets, **more),
+}
+FORWARD = {name: ["count"] for name in LOSSES}
+FORWARD["rank_sort"], FORWARD["alrp"] = ["count", "sorting_sums"], ["count", "weigh_positives"]
+BACKWARD = {name: ["scatter_to_logits"] for name in LOSSES} | {"rank_sort": ["scatter_to_logits", "sorting_demotion"]}
+
+
+class Recorder:
+    """A backend of torch.compile that keeps, for each graph it is handed, which of our operators the graph holds."""
+
+    def __init__(self) -> None:
+        self.forward: list[list[str]] = []
+        self.backward: list[list[str]] = []
+        keep = (functools.partial(self._keep, graphs) for graphs in (self.forward, self.backward))
+        self.compile = aot_autograd(fw_compiler=next(keep), bw_compiler=next(keep))
+
+    def __call__(self, module, example_inputs):
+        return self.compile(module, example_inputs)
+
+    @staticmethod
+    def _keep(graphs, module, example_inputs):
+        del example_inputs
+        targets = [str(node.target).split(".") for node in module.graph.nodes if node.op == "call_function"]
+        graphs.append(sorted(target[1] for target in targets if target[0] == NAMESPACE))
+        return make_boxed_func(module.forward)
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Batches:
+    """Features, sparse targets with ignored logits, and localisation errors, one batch for each number of positives."""
+
+    def __init__(self, levels: list[tuple[int, ...]], device: str) -> None:
+        self.levels, self.device = levels, device
+        self.sizes = [2 * shape[0] * shape[2] * shape[3] for shape in levels]  # logits: two for each cell
+
+    def batch(self, seed: int, positives: int) -> list[Tensor | list[Tensor]]:
+        generator = torch.Generator().manual_seed(seed)
+        features = [torch.randn(shape, generator=generator) for shape in self.levels]
+        index = torch.randperm(sum(self.sizes), generator=generator)[:positives]
+        quality, error = torch.rand(2, positives, generator=generator)
+        ignore = (torch.rand(sum(self.sizes), generator=generator) < 0.2).split(self.sizes)
+        masks = [mask.view(shape[0], 2, *shape[2:]) for mask, shape in zip(ignore, self.levels, strict=True)]
+        tensors = features, index, quality, masks, error.clone()
+        return [[t.to(self.device) for t in x] if isinstance(x, list) else x.to(self.device) for x in tensors]
+
+
+def train(loss, batches: Batches, positives: tuple[int, ...], compiler=None, half: torch.dtype | None = None):
+    """All that a few training steps of a convolution make: losses, gradients of the errors, parameters at the end."""
+    torch.manual_seed(0)
+    head = nn.Conv2d(3, 2, 3, padding=1).to(batches.device)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9)
+    made: list[Tensor] = []
+
+    def forward(features, index, quality, masks, error):
+        with torch.autocast(batches.device, dtype=half, enabled=half is not None):
+            logits = [head(level) for level in features]
+            assert logits[0].dtype == (half or torch.float32)
+            return loss(logits, SparseTargets(index, quality, masks), error)
+
+    step = forward if compiler is None else torch.compile(forward, fullgraph=True, backend=compiler)
+    for seed, chosen in enumerate(positives):
+        *inputs, error = batches.batch(seed, chosen)
+        value = step(*inputs, error.requires_grad_())
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        made += [value.detach(), torch.zeros_like(error) if error.grad is None else error.grad]
+    return made + [parameter.detach() for parameter in head.parameters()]
+
+
+def assert_close(got, expected) -> None:
+    for mine, other in zip(got, expected, strict=True):
+        assert mine.isfinite().all()
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+
+
+# one compilation costs seconds: one loss goes through all of it, the others through what is theirs
+@pytest.mark.parametrize(
+    ("name", "levels", "positives", "compilations"),
+    [
+        pytest.param("rank_sort", LEVELS, POSITIVES, COMPILATIONS, marks=THE_SAME_GRAPH),
+        pytest.param("alrp", LEVELS[1:], (10, 12, 0, 40), 3, marks=THE_SAME_GRAPH),
+        pytest.param("average_precision", LEVELS[1:], (10, 12, 1, 40), 3, marks=THE_SAME_GRAPH),
+        ("ranking_loss", LEVELS[1:], (10, 12, 40), 2),
+        pytest.param("rank_sort", LEVELS[1:], (12,), 1, marks=INTERPRETED_ALONE),
+    ],
+)
+def test_training_steps_are_one_graph(backend, device, name, levels, positives, compilations):
+    """No graph break (`fullgraph` refuses one) while P changes from step to step, and every step equal to eager's."""
+    loss = functools.partial(LOSSES[name], **named(backend))
+    batches, recorder = Batches(levels, device), Recorder()
+    assert_close(train(loss, batches, positives, recorder), train(loss, batches, positives))
+    assert recorder.forward == [FORWARD[name]] * compilations
+    assert recorder.backward == [BACKWARD[name]] * compilations
+
+
+@THE_SAME_GRAPH
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_from_autocast(backend, device, half):
+    loss = functools.partial(LOSSES["rank_sort"], **named(backend))
+    batches, recorder = Batches(LEVELS[1:], device), Recorder()
+    assert_close(train(loss, batches, (12,), recorder, half), train(loss, batches, (12,), None, half))
+    assert recorder.forward == [FORWARD["rank_sort"]]
+
+
+@THE_SAME_GRAPH
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rank_sort",
+        "ranking_loss",
+        pytest.param("average_precision", marks=pytest.mark.xfail(strict=True, reason="cummin of an unknown length")),
+        pytest.param("alrp", marks=pytest.mark.xfail(strict=True, reason="compares P with the number of errors")),
+    ],
+)
+def test_dense_targets(backend, device, name):
+    """P is a number that only the run knows, and the same graph serves every batch."""
+    recorder = Recorder()
+    compiled = torch.compile(functools.partial(LOSSES[name], **named(backend)), fullgraph=True, backend=recorder)
+    for seed, positives in enumerate((9, 14, 1, 0, 30)):
+        made = []
+        for loss in (compiled, functools.partial(LOSSES[name], **named(backend))):
+            levels, targets, error = dense_batch(seed, positives, device)
+            value = loss(levels, targets, error)
+            value.backward()
+            made.append([value, *(level.grad for level in levels), *([] if error.grad is None else [error.grad])])
+        assert_close(*made)
+    # of the shapes only that of the errors changes, which aLRP alone looks at
+    assert len(recorder.forward) == (COMPILATIONS if name == "alrp" else 1)
+
+
+def dense_batch(seed: int, positives: int, device: str) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(300, generator=generator)
+    targets = -(torch.rand(300, generator=generator) < 0.2).float()
+    place = torch.randperm(300, generator=generator)[:positives]
+    targets[place] = torch.rand(positives, generator=generator).clamp(min=0.01)
+    levels = [level.to(device).requires_grad_() for level in logits.split([250, 50])]
+    error = torch.rand(positives, generator=generator)
+    return levels, [level.to(device) for level in targets.split([250, 50])], error.to(device).requires_grad_()
+
+
+@THE_SAME_GRAPH
+def test_without_gradients(backend, device):
+    levels, targets, error = dense_batch(0, 20, device)
+    loss = functools.partial(LOSSES["rank_sort"], **named(backend))
+    recorder = Recorder()
+    with torch.no_grad():
+        value = torch.compile(loss, fullgraph=True, backend=recorder)(levels, targets, error)
+    assert not value.requires_grad
+    assert value.item() == pytest.approx(loss(levels, targets, error).item(), abs=1e-7)
+    assert recorder.forward == [FORWARD["rank_sort"]]
+
+
+@THE_SAME_GRAPH
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler for the CPU")
+def test_inductor(backend, device):
+    loss = functools.partial(LOSSES["rank_sort"], **named(backend))
+    batches = Batches(LEVELS[1:], device)
+    assert_close(train(loss, batches, (12,), "inductor"), train(loss, batches, (12,)))
+
+
+# the dtype, what is ignored, P, and R where the positives of a group are asked about
+OPERATORS = [
+    (torch.float32, "nothing", 7, 7),
+    (torch.float32, "masks", 7, 7),
+    (torch.float32, "labels", 1, 1),
+    (torch.float32, "labels of one level", 0, 0),
+    (torch.float32, "masks", 0, 20),
+    (torch.float64, "labels of one level", 3, 20),
+    (torch.float16, "labels", 7, 7),
+    (torch.float16, "masks", 0, 0),
+    (torch.bfloat16, "nothing", 3, 20),
+]
+# interpreted, a kernel takes seconds, and tracing a graph around it adds nothing that torch's backend does not show
+CHECKS = ["test_schema", "test_faketensor", *([] if INTERPRETED else ["test_autograd_registration"])]
+CHECKS += [] if INTERPRETED else ["test_aot_dispatch_dynamic"]
+
+
+@pytest.mark.parametrize(("dtype", "ignoring", "positives", "asked"), OPERATORS, ids=str)
+def test_operators_of_the_logits(backend, device, dtype, ignoring, positives, asked):
+    """`opcheck`: schema, no aliases, and fake tensors with the shapes, dtypes and strides of real ones."""
+    name, computing = operator_backend(backend, dtype), dtype if dtype == torch.float64 else torch.float32
+    generator = torch.Generator().manual_seed(0)
+    levels = [torch.randn(size, generator=generator).to(device, dtype) for size in (40, 0, 9)]
+    masks = [(torch.rand(len(level), generator=generator) < 0.3).to(device) for level in levels]
+    labels = [-mask.to(torch.float32) for mask in masks]
+    ignores = {"nothing": [None] * 3, "masks": masks, "labels": labels, "labels of one level": [labels[0], None, None]}
+    own = levels[0][:positives].to(computing)
+    rows = own if asked == positives else torch.randn(asked, generator=generator).to(own)
+    masked = masks[0][:positives] if ignoring == "masks" else None
+    weights, poison = rows.double().abs(), rows.new_zeros(())
+    opcheck(count, (name, rows, own, levels, ignores[ignoring], masked, 0.5), test_utils=CHECKS)
+    opcheck(scatter_to_logits, (name, weights, rows, levels, ignores[ignoring], 0.5, poison), test_utils=CHECKS)
+
+
+@pytest.mark.parametrize(("dtype", "positives"), [(torch.float32, 0), (torch.float32, 11), (torch.float64, 1)], ids=str)
+def test_operators_of_the_positives(backend, device, dtype, positives):
+    name = operator_backend(backend, dtype)
+    generator = torch.Generator().manual_seed(0)
+    logits, quality, values = torch.randn(3, positives, generator=generator).to(device, dtype)
+    opcheck(sorting_sums, (name, logits, quality, 0.5), test_utils=CHECKS)
+    opcheck(sorting_demotion, (name, values, logits, quality, 0.5), test_utils=CHECKS)
+    opcheck(weigh_positives, (name, values, logits, 0.5), test_utils=CHECKS)
+
+
+def operator_backend(backend: str, dtype: torch.dtype) -> str:
+    """What the operators call a backend: a key of `BACKENDS` in backends.py."""
+    if backend.startswith("triton") and dtype == torch.float64:
+        pytest.skip("Triton computes in float32")
+    return backend.replace(" ", ", ")
