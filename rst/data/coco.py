@@ -21,6 +21,7 @@ from torchvision import tv_tensors
 from rst.data.annotations import Annotations, FaultyBoxes, read_annotations
 from rst.data.errors import DataError
 from rst.data.masks import decode_segmentation
+from rst.data.repeats import repeat_factors
 
 EXIF_ORIENTATION = 0x0112
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
@@ -88,6 +89,12 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
     @property
     def aspect_ratios(self) -> np.ndarray:
         return self._table.sizes[:, 1] / self._table.sizes[:, 0]
+
+    def repeat_factors(self, threshold: float) -> np.ndarray:
+        """(len(self),) float64: how often each picture occurs in an epoch; see `rst.data.repeats`."""
+        table = self._table
+        owners = np.repeat(np.arange(len(self)), np.diff(table.first))
+        return repeat_factors(owners, table.labels, len(self), threshold)
 
     def __getitem__(self, index: int) -> tuple[Any, dict[str, Any]]:
         table = self._table

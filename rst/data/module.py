@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Subset
 from rst.data.annotations import FaultyBoxes
 from rst.data.coco import CocoDetection
 from rst.data.errors import DataError
+from rst.data.repeats import Rounding, check_repeats
 from rst.data.sampler import EpochBatches, TrainingLoader
 from rst.data.transforms import evaluation_transforms, training_transforms
 
@@ -27,9 +28,19 @@ class DetectionData(LightningDataModule):
         images_per_batch: pictures in a batch, per process.
         short_sides: candidates of the shorter side in training, pixels; one is drawn per picture.
         max_side: limit of the longer side, pixels.
+        keep_ratio: False makes every picture a square of the side drawn, without `max_side`; also in validation.
         flip: probability of a horizontal flip.
+        photometric: distort brightness, contrast, saturation, hue and the order of the channels in training.
+        expand: with probability 0.5, put a training picture on a canvas with up to this many times its sides; 1: never.
+        iou_crop: crop training pictures around objects, as SSD and YOLACT do.
+        min_box_side: boxes with a side of less than this many pixels of the picture file are not trained on.
         test_short_side: shorter side in validation, pixels; the largest of `short_sides` by default.
         group_by_aspect_ratio: batches of upright and of wide pictures.
+        repeat_threshold: classes in less than this share of the training pictures are shown more often: a picture
+            occurs max(1, sqrt(repeat_threshold / share)) times an epoch, by its rarest class (repeat-factor sampling;
+            LVIS: 0.001). null: every picture once.
+        repeat_rounding: "random": fractions of repeats are drawn anew each epoch, as in the LVIS paper; "up": rounded
+            up, as in the code of the Rank & Sort paper.
         workers: worker processes that read pictures, per process; 0 reads in the training process.
         keep_empty: train on pictures without objects too; the published COCO recipes leave them out.
         masks: add instance masks to the targets.
@@ -38,10 +49,11 @@ class DetectionData(LightningDataModule):
 
     A batch is (images, targets): a list of float tensors (3, H, W) in [0, 1], and a list of dicts, see `CocoDetection`.
 
-    Order and augmentation are a pure function of (seed, epoch, image index), whatever the workers and whatever ran
-    before, and a run resumed within an epoch goes on exactly: Lightning stores and restores the position (see
-    `TrainingLoader`); without Lightning call `set_position`. In validation each process sees its share of the pictures
-    once, without repeats; shares may differ by one picture.
+    Augmentations are those of `rst.data.transforms`, photometric distortion first and the flip last. They and the order
+    are a pure function of (seed, epoch, image index), whatever the workers and whatever ran before, and a run resumed
+    within an epoch goes on exactly: Lightning stores and restores the position (see `TrainingLoader`); without
+    Lightning call `set_position`. In validation each process sees its share of the pictures once, without repeats;
+    shares may differ by one picture.
 
     Raises:
         DataError: in `setup`, for faulty files, or classes that differ between training and validation.
@@ -57,9 +69,16 @@ class DetectionData(LightningDataModule):
         images_per_batch: int = 4,
         short_sides: Sequence[int] = (800,),
         max_side: int = 1333,
+        keep_ratio: bool = True,
         flip: float = 0.5,
+        photometric: bool = False,
+        expand: float = 1.0,
+        iou_crop: bool = False,
+        min_box_side: float = 1.0,
         test_short_side: int | None = None,
         group_by_aspect_ratio: bool = True,
+        repeat_threshold: float | None = None,
+        repeat_rounding: Rounding = "random",
         workers: int = 2,
         keep_empty: bool = True,
         masks: bool = False,
@@ -75,12 +94,26 @@ class DetectionData(LightningDataModule):
             raise ValueError(f"workers must not be negative, got {workers}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
+        check_repeats(repeat_threshold, repeat_rounding)
         self.train_files, self.val_files = (train_annotations, train_images), (val_annotations, val_images)
         self.images_per_batch, self.group_by_aspect_ratio = images_per_batch, group_by_aspect_ratio
         self.workers, self.keep_empty, self.masks, self.seed = workers, keep_empty, masks, seed
         self.faulty_boxes: FaultyBoxes = faulty_boxes
-        self.train_transforms = training_transforms(short_sides, max_side, flip)
-        self.val_transforms = evaluation_transforms(test_short_side or max(short_sides), max_side)
+        self.repeat_threshold = repeat_threshold
+        self.repeat_rounding: Rounding = repeat_rounding
+        self.train_transforms = training_transforms(
+            short_sides,
+            max_side,
+            flip,
+            keep_ratio=keep_ratio,
+            photometric=photometric,
+            expand=expand,
+            iou_crop=iou_crop,
+            min_box_side=min_box_side,
+        )
+        self.val_transforms = evaluation_transforms(
+            test_short_side or max(short_sides), max_side, keep_ratio=keep_ratio
+        )
         self.train_set: CocoDetection | None = None
         self.val_set: CocoDetection | None = None
         self._position: tuple[int, int] | None = None
@@ -132,6 +165,8 @@ class DetectionData(LightningDataModule):
             self.images_per_batch,
             seed=self.seed,
             group_by_aspect_ratio=self.group_by_aspect_ratio,
+            repeats=None if self.repeat_threshold is None else dataset.repeat_factors(self.repeat_threshold),
+            rounding=self.repeat_rounding,
             rank=rank,
             world_size=world_size,
         )

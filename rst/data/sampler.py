@@ -2,9 +2,10 @@
 
 Everything is a pure function of (seed, epoch): the order of an epoch is computed as a whole on every process, each
 takes its share of every global batch, and a resume starts at a batch number. What a worker process draws at random for
-a picture is a pure function of (seed, epoch, image index), because the keys that reach the data set carry the epoch.
+a picture is a pure function of (seed, epoch, image index, repeat): the keys that reach the data set carry them.
 
-Letters: N pictures, W processes, G = W * images_per_batch pictures in a global batch.
+Letters: N pictures, M pictures of an epoch (N without repeats), W processes, G = W * images_per_batch pictures in a
+global batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +15,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from rst.data.repeats import Rounding, round_factors
+
 
 class Key(NamedTuple):
     """What the sampler hands to the data set."""
 
     epoch: int
     image: int
+    repeat: int = 0  # which of the times that the picture occurs in this epoch
 
 
 class EpochBatches(Sampler[list[Key]]):
@@ -30,10 +34,13 @@ class EpochBatches(Sampler[list[Key]]):
         images_per_batch: pictures in a batch of one process.
         seed: of the order.
         group_by_aspect_ratio: upright and wide pictures in separate batches where possible, which saves padding.
+        repeats: (N,) how often each picture occurs in an epoch, in the mean (`rst.data.repeats`); None: once each.
+        rounding: what becomes of the fractions of `repeats`, see `round_factors`.
         rank, world_size: this process and their number.
 
-    An epoch has ceil(N / G) global batches of exactly G pictures. The last one is filled up from the beginning of the
-    epoch's order, as DistributedSampler does; every other picture occurs once.
+    An epoch has ceil(M / G) global batches of exactly G pictures, where M is the sum of the rounded `repeats`, or N.
+    The last one is filled up from the beginning of the epoch's order, as DistributedSampler does; without repeats
+    every other picture occurs once.
     """
 
     def __init__(
@@ -43,6 +50,8 @@ class EpochBatches(Sampler[list[Key]]):
         *,
         seed: int = 0,
         group_by_aspect_ratio: bool = True,
+        repeats: np.ndarray | None = None,
+        rounding: Rounding = "random",
         rank: int = 0,
         world_size: int = 1,
     ):
@@ -52,40 +61,62 @@ class EpochBatches(Sampler[list[Key]]):
             raise ValueError(f"images_per_batch must be at least 1, got {images_per_batch}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in [0, world_size) = [0, {world_size}), got {rank}")
+        if repeats is not None and len(repeats) != len(aspect_ratios):
+            raise ValueError(f"repeats has {len(repeats)} elements for {len(aspect_ratios)} pictures")
         self.wide = np.asarray(aspect_ratios, np.float64) >= 1.0
         self.grouped = group_by_aspect_ratio
+        self.repeats = None if repeats is None else np.asarray(repeats, np.float64)
+        self.rounding: Rounding = rounding
         self.images_per_batch, self.seed, self.rank, self.world_size = images_per_batch, seed, rank, world_size
         self.epoch = 0
         self.first_batch = 0
 
     def __len__(self) -> int:
         """Batches of a whole epoch, wherever it is begun."""
-        return -(-len(self.wide) // (self.images_per_batch * self.world_size))
+        return -(-self.most_pictures // (self.images_per_batch * self.world_size))
+
+    @property
+    def most_pictures(self) -> int:
+        """Pictures of an epoch, M; randomly rounded repeats may give one less, which filling up makes good."""
+        if self.repeats is None:
+            return len(self.wide)
+        total = np.ceil(self.repeats).sum() if self.rounding == "up" else np.ceil(self.repeats.sum())
+        return int(total)
 
     def __iter__(self) -> Iterator[list[Key]]:
         share = slice(self.rank * self.images_per_batch, (self.rank + 1) * self.images_per_batch)
         epoch = self.epoch
-        for batch in self.global_batches(epoch)[self.first_batch :, share]:
-            yield [Key(epoch, int(index)) for index in batch]
+        for batch in self.global_batches(epoch)[self.first_batch :, share].tolist():
+            yield [Key(epoch, image, repeat) for image, repeat in batch]
 
     def global_batches(self, epoch: int) -> np.ndarray:
-        """(len(self), G) int64: the picture indices of an epoch."""
+        """(len(self), G, 2) int64: of each place the picture's index, and which of its occurrences this is."""
         size = self.images_per_batch * self.world_size
         generator = np.random.default_rng([self.seed, epoch])
-        order = generator.permutation(len(self.wide))
+        order = generator.permutation(self._occurrences(generator))
         if self.grouped:
             # full batches of either shape first; what is left of both shares the last one or two batches
-            groups = [order[self.wide[order]], order[~self.wide[order]]]
+            wide = self.wide[order[:, 0]]
+            groups = [order[wide], order[~wide]]
             full = [len(group) - len(group) % size for group in groups]
             parts = [group[:n] for group, n in zip(groups, full, strict=True)]
             parts += [group[n:] for group, n in zip(groups, full, strict=True)]
             order = np.concatenate(parts)
-        order = np.resize(order, len(self) * size)  # repeats from the beginning
-        return generator.permutation(order.reshape(-1, size))
+        order = np.resize(order, (len(self) * size, 2))  # repeats from the beginning
+        return generator.permutation(order.reshape(-1, size, 2))
+
+    def _occurrences(self, generator: np.random.Generator) -> np.ndarray:
+        """(M, 2) int64: (picture, 0), (picture, 1), ... for each picture."""
+        if self.repeats is None:
+            return np.stack([np.arange(len(self.wide)), np.zeros(len(self.wide), np.int64)], 1)
+        counts = round_factors(self.repeats, self.rounding, generator)
+        first = np.cumsum(counts) - counts
+        images = np.repeat(np.arange(len(counts)), counts)
+        return np.stack([images, np.arange(len(images)) - first[images]], 1)
 
 
 class Seeded(Dataset[Any]):
-    """A data set under keys (epoch, index) whose transforms draw from a random stream of that key alone."""
+    """A data set under keys (epoch, index, repeat) whose transforms draw from a random stream of that key alone."""
 
     def __init__(self, dataset: Any, seed: int):
         self.dataset, self.seed = dataset, seed
@@ -94,7 +125,7 @@ class Seeded(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, key: Key) -> Any:
-        words = np.random.SeedSequence([self.seed, key.epoch, key.image]).generate_state(2, np.uint32)
+        words = np.random.SeedSequence([self.seed, *key]).generate_state(2, np.uint32)
         generator = torch.default_generator  # what transforms.v2 draws from; the caller's stream is put back
         state = generator.get_state()
         try:
@@ -161,7 +192,7 @@ class TrainingLoader:
             self.batches.epoch = epoch
             self._start = self._done = 0
 
-    def state_dict(self) -> dict[str, int | bool]:
+    def state_dict(self) -> dict[str, int | float | bool | str]:
         return {"epoch": self.batches.epoch, "batches_done": self._done, **self._order()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -171,9 +202,10 @@ class TrainingLoader:
             ValueError: in the middle of an epoch, if the order has changed (another seed, data set or batch size).
         """
         done = int(state["batches_done"])
-        changed = {key: value for key, value in self._order().items() if state[key] != value}
+        former = {"repeated_images": 0.0, "rounding": "random"} | state  # a state from before there were repeats
+        changed = {key: value for key, value in self._order().items() if former[key] != value}
         if changed and done > 0:
-            changes = ", ".join(f"{key} {state[key]} -> {value}" for key, value in changed.items())
+            changes = ", ".join(f"{key} {former[key]} -> {value}" for key, value in changed.items())
             raise ValueError(
                 f"cannot resume within an epoch (epoch {state['epoch']}, batch {done}) under another order of "
                 f"pictures: {changes}. Resume with the former settings, or from a checkpoint of the end of an epoch."
@@ -181,11 +213,14 @@ class TrainingLoader:
         self.batches.epoch = int(state["epoch"])
         self._start = self._done = done
 
-    def _order(self) -> dict[str, int | bool]:
-        """Everything but the epoch that the order depends on."""
+    def _order(self) -> dict[str, int | float | bool | str]:
+        """Everything but the epoch that the order depends on; the repeat factors by their sum."""
+        repeats = self.batches.repeats
         return {
             "seed": self.batches.seed,
             "images": len(self.batches.wide),
             "global_batch": self.batches.images_per_batch * self.batches.world_size,
             "group_by_aspect_ratio": self.batches.grouped,
+            "repeated_images": 0.0 if repeats is None else round(float(repeats.sum()), 6),
+            "rounding": self.batches.rounding,
         }

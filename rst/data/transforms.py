@@ -4,6 +4,10 @@ Resizing follows the published pipeline: the shorter side becomes one value of a
 unless the longer side would pass the limit; both sides are rounded to the nearest pixel, and boxes are scaled by the
 sides that result. Difference: torchvision's antialiased bilinear filter; the published pipeline has none, which matters
 where a picture shrinks.
+
+YOLACT's augmentations (those of SSD, Liu et al., ECCV 2016) are torchvision's. Differences from the published pipeline:
+brightness is multiplied by 1 +- 0.125, not shifted by +- 32 of 255; one box with enough IoU makes a crop good, there
+all of them must have it.
 """
 
 from collections.abc import Sequence
@@ -11,37 +15,78 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 MIN_SIDE = 1.0  # pixels after resizing; a thinner box has no target to learn from
+MEAN_COLOUR = [124, 116, 104]  # ImageNet's mean, which normalising turns to about zero
+LEAST_CROPPED = 16  # pixels; smaller pictures are not cropped
 
 
-def training_transforms(short_sides: Sequence[int] = (800,), max_side: int = 1333, flip: float = 0.5) -> v2.Compose:
-    """Multi-scale resize, horizontal flip with probability `flip`, float in [0, 1], thin boxes left out.
+def training_transforms(
+    short_sides: Sequence[int] = (800,),
+    max_side: int = 1333,
+    flip: float = 0.5,
+    *,
+    keep_ratio: bool = True,
+    photometric: bool = False,
+    expand: float = 1.0,
+    iou_crop: bool = False,
+    min_box_side: float = MIN_SIDE,
+) -> v2.Compose:
+    """The augmentations that are asked for, in the order of the arguments from the last to the first.
 
     Args:
         short_sides: candidates of the shorter side, pixels; one is drawn per picture.
         max_side: limit of the longer side, pixels.
-        flip: probability in [0, 1].
+        flip: probability in [0, 1] of a horizontal flip.
+        keep_ratio: False makes every picture a square of the side drawn, without `max_side`.
+        photometric: brightness, contrast, saturation, hue and the order of the channels, each with probability 0.5.
+        expand: with probability 0.5, put the picture on a canvas of the mean colour whose sides are up to this many
+            times as long; 1 never does.
+        iou_crop: crop to a part, of 0.3 to 1 times each side, that overlaps some object by an IoU drawn from 0 to 0.9,
+            or not at all; objects whose centre is cut off go. Pictures without objects are not cropped.
+        min_box_side: boxes with a side of less than this many pixels of the picture file are left out, at least 1.
 
     Returns:
-        a transform of (tv_tensors.Image uint8, target) -> (tv_tensors.Image float32 in [0, 1], target).
+        a transform of (tv_tensors.Image uint8, target) -> (tv_tensors.Image float32 in [0, 1], target), which leaves
+        out boxes that became thinner than a pixel. All draws are torch's default generator's.
+
+    Raises:
+        ValueError: an argument out of range.
     """
     if not 0.0 <= flip <= 1.0:
         raise ValueError(f"flip must lie in [0, 1], got {flip}")
+    if not 1.0 <= expand <= 16.0:
+        raise ValueError(f"expand must lie in [1, 16] times the sides of the picture, got {expand}")
+    if not min_box_side >= MIN_SIDE:
+        raise ValueError(f"min_box_side must be at least {MIN_SIDE:g} pixel, got {min_box_side}")
+    steps: list[v2.Transform] = []
+    if min_box_side > MIN_SIDE:
+        steps.append(v2.SanitizeBoundingBoxes(min_size=min_box_side, labels_getter=_labels))
+    if photometric:
+        steps.append(v2.RandomPhotometricDistort())
+    if expand > 1.0:
+        fill: dict[Any, Any] = {tv_tensors.Image: MEAN_COLOUR, "others": 0}
+        steps.append(v2.RandomZoomOut(fill, side_range=(1.0, expand)))
+    if iou_crop:
+        steps.append(IoUCrop())
     return v2.Compose(
         [
-            ResizeShortSide(short_sides, max_side),
+            *steps,
+            _resize(short_sides, max_side, keep_ratio),
             v2.RandomHorizontalFlip(flip),
             v2.ToDtype(torch.float32, scale=True),
+            # a box that ends at the border may end 1e-5 pixels outside after resizing, for which the last step drops it
+            v2.ClampBoundingBoxes(),
             v2.SanitizeBoundingBoxes(min_size=MIN_SIDE, labels_getter=_labels),
         ]
     )
 
 
-def evaluation_transforms(short_side: int = 800, max_side: int = 1333) -> v2.Compose:
+def evaluation_transforms(short_side: int = 800, max_side: int = 1333, *, keep_ratio: bool = True) -> v2.Compose:
     """Resize to one scale, float in [0, 1]; every box stays."""
-    return v2.Compose([ResizeShortSide([short_side], max_side), v2.ToDtype(torch.float32, scale=True)])
+    return v2.Compose([_resize([short_side], max_side, keep_ratio), v2.ToDtype(torch.float32, scale=True)])
 
 
 def resized(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
@@ -50,28 +95,57 @@ def resized(height: int, width: int, short_side: int, max_side: int) -> tuple[in
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-class ResizeShortSide(v2.Transform):
-    """Keep-ratio resize whose short side is drawn from a list. Boxes and masks follow the picture."""
+class ResizeSquare(v2.Transform):
+    """Resize to a square whose side is drawn from a list, whatever the ratio was. Boxes and masks follow."""
 
-    def __init__(self, short_sides: Sequence[int], max_side: int):
+    def __init__(self, sides: Sequence[int]):
         super().__init__()
-        if not short_sides or min(short_sides) < 1:
-            raise ValueError(f"short_sides must be a non-empty list of positive pixel counts, got {list(short_sides)}")
-        if max_side < max(short_sides):
-            raise ValueError(f"max_side must not be below the largest short side {max(short_sides)}, got {max_side}")
-        self.short_sides, self.max_side = list(short_sides), max_side
+        if not sides or min(sides) < 1:
+            raise ValueError(f"short_sides must be a non-empty list of positive pixel counts, got {list(sides)}")
+        self.sides = list(sides)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = v2.functional.get_size(flat_inputs[0])
         # drawn even from a list of one, so that the draws that follow do not depend on the list's length
-        choice = int(torch.randint(len(self.short_sides), ()))
-        return {"size": resized(height, width, self.short_sides[choice], self.max_side)}
+        side = self.sides[int(torch.randint(len(self.sides), ()))]
+        return {"size": (side, side)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return v2.functional.resize(inpt, list(params["size"]), antialias=True)
 
     def extra_repr(self) -> str:
-        return f"short_sides={self.short_sides}, max_side={self.max_side}"
+        return f"sides={self.sides}"
+
+
+class ResizeShortSide(ResizeSquare):
+    """Keep-ratio resize whose short side is drawn from a list. Boxes and masks follow the picture."""
+
+    def __init__(self, short_sides: Sequence[int], max_side: int):
+        super().__init__(short_sides)
+        if max_side < max(short_sides):
+            raise ValueError(f"max_side must not be below the largest short side {max(short_sides)}, got {max_side}")
+        self.max_side = max_side
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        short_side, _ = super().make_params(flat_inputs)["size"]
+        height, width = v2.functional.get_size(flat_inputs[0])
+        return {"size": resized(height, width, short_side, self.max_side)}
+
+    def extra_repr(self) -> str:
+        return f"short_sides={self.sides}, max_side={self.max_side}"
+
+
+class IoUCrop(v2.RandomIoUCrop):
+    """torchvision's, which does not end on a picture without objects and divides by zero on a tiny one."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        boxes = next(value for value in flat_inputs if isinstance(value, tv_tensors.BoundingBoxes))
+        if len(boxes) == 0 or min(boxes.canvas_size) < LEAST_CROPPED:
+            return {}
+        return super().make_params(flat_inputs)
+
+
+def _resize(sides: Sequence[int], max_side: int, keep_ratio: bool) -> v2.Transform:
+    return ResizeShortSide(sides, max_side) if keep_ratio else ResizeSquare(sides)
 
 
 def _labels(inputs: Any) -> Tensor:

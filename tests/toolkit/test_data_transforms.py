@@ -105,6 +105,16 @@ def test_boxes_thinner_than_a_pixel_after_shrinking_go_with_their_labels_and_mas
     assert target["labels"].tolist() == [0, 1, 2], "evaluation leaves nothing out"
 
 
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_boxes_that_end_at_the_border_survive_the_rounding_of_the_resize(flip):
+    transform = training_transforms([800], 1333, flip=flip)
+    for width in range(400, 660, 13):
+        image, target = item(height=333, width=width, boxes=((10, 10, width, 333), (0, 0, 40, 40)))
+        _, target = transform(tv_tensors.Image(image[:1]), target)
+        assert target["labels"].tolist() == [0, 1], f"a width of {width}"
+        assert target["boxes"].min() >= 0
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_pictures_without_objects_pass(masks):
     image, target = training_transforms([80], 200, flip=1.0)(*item(boxes=(), masks=masks))
