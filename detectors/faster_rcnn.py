@@ -38,13 +38,16 @@ class Recipe:
     roi_sampler: BalancedPositiveNegativeSampler | None = None
 
 
-def _rank_sort(delta: float) -> Recipe:
+def _rank_sort(delta: float, sorting_error: bool) -> Recipe:
     # 0.20 and the deltas' scale in the RPN are not tuned here: they come from the paper and its code (its section 5).
-    return Recipe(RankSort(weight=0.20, delta=delta), RankSort(delta=delta), rpn_std=(0.1, 0.1, 0.2, 0.2))
+    rpn, roi = (RankSort(weight, delta, sorting_error) for weight in (0.20, 1.0))
+    return Recipe(rpn, roi, rpn_std=(0.1, 0.1, 0.2, 0.2))
 
 
-def _cross_entropy(delta: float) -> Recipe:
+def _cross_entropy(delta: float, sorting_error: bool) -> Recipe:
     del delta  # no ranking
+    if not sorting_error:
+        raise ValueError("sorting_error=False does not go with loss='cross_entropy', which has no sorting error")
     return Recipe(
         BinaryCrossEntropy(),
         SoftmaxCrossEntropy(),
@@ -54,7 +57,7 @@ def _cross_entropy(delta: float) -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[float], Recipe]] = {"rank_sort": _rank_sort, "cross_entropy": _cross_entropy}
+RECIPES: dict[str, Callable[[float, bool], Recipe]] = {"rank_sort": _rank_sort, "cross_entropy": _cross_entropy}
 
 
 class FasterRCNN(GeneralizedRCNN):
@@ -67,9 +70,24 @@ class FasterRCNN(GeneralizedRCNN):
         num_classes: without background.
     """
 
-    def __init__(self, backbone: nn.Module, rpn: nn.Module, roi_heads: nn.Module, num_classes: int) -> None:
+    rpn: RegionProposalNetwork
+    roi_heads: RoIHeads
+
+    def __init__(self, backbone: nn.Module, rpn: RegionProposalNetwork, roi_heads: RoIHeads, num_classes: int) -> None:
         super().__init__(backbone, rpn, roi_heads, NormalizeAndPad(PADDING))
         self.num_classes = num_classes
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """What the last training step tells besides its losses, by name; empty before the first.
+
+        Detached float64 scalars, no part of the objective; NaN: no value in that step. With * = rpn, roi:
+            spearman_*                rank correlation in [-1, 1] of classification score and IoU of the positives
+            positives_*, negatives_*  logits of the batch; ignored ones and those of a softmax's background left out
+            negatives_per_positive_*  their ratio
+            balance_*                 lambda, the factor of the box loss (Rank & Sort only)
+        """
+        return {**self.rpn.statistics, **self.roi_heads.statistics}
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - torchvision's annotation is not what it returns
         self,
@@ -107,6 +125,7 @@ def faster_rcnn(
     weights: str | None = None,
     loss: Literal["rank_sort", "cross_entropy"] = "rank_sort",
     delta: float = 0.5,
+    sorting_error: bool = True,
     frozen_stages: int = 1,
     fpn_channels: int = 256,
     head_channels: int = 1024,
@@ -134,6 +153,8 @@ def faster_rcnn(
         weights: of the backbone: a state-dict file, the name of torchvision's weights ("IMAGENET1K_V2"), or None.
         loss: the recipe.
         delta: half-width of the ranking's smoothed step, in logits.
+        sorting_error: False trains on the ranking error alone, to which the box loss is then balanced: the paper's
+            ablation; only with Rank & Sort.
         frozen_stages: backbone stages that do not train: 1 is the stem and stage 1, 0 the stem, -1 none.
         fpn_channels: channels of each level, and of the RPN.
         head_channels: width of the R-CNN head's two hidden layers.
@@ -147,13 +168,14 @@ def faster_rcnn(
         detections_per_image: at most this many.
 
     Raises:
-        ValueError: for an unknown backbone or loss, fewer than one class, or weights that do not fit.
+        ValueError: for an unknown backbone or loss, a switch that the loss does not have, fewer than one class, or
+            weights that do not fit.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes}: a detector needs at least one class")
     if loss not in RECIPES:
         raise ValueError(f"loss={loss!r} is not one of {', '.join(RECIPES)}")
-    recipe = RECIPES[loss](delta)
+    recipe = RECIPES[loss](delta, sorting_error)
     pyramid = pyramid_backbone(backbone, weights=weights, out_channels=fpn_channels, frozen_stages=frozen_stages)
     rpn = RegionProposalNetwork(
         AnchorGenerator(STRIDES, (anchor_scale,), anchor_ratios),

@@ -2,22 +2,24 @@
 
     P  positives of the batch    N  candidates of the batch (anchors, RoIs)    K  outputs per candidate    C  classes
 
-A head fills in a `HeadOutputs`; a `DetectionLoss` turns it into named terms. All terms are float32 scalars, attached to
-the graph even where there is no positive, so that every parameter has a gradient (of zero) in every step.
+A head fills in a `HeadOutputs`; a `DetectionLoss` turns it into named terms, and statistics beside them. All terms are
+float32 scalars, attached to the graph even where there is no positive, so that every parameter has a gradient (of zero)
+in every step.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rst.kernels import SparseTargets, rank_sort
+from rst.kernels import SparseTargets, gather_levels, rank_sort
 
 from .boxes import BoxCoder, paired_giou, paired_iou
+from .statistics import head_statistics
 
 # Below this sum of weights a weighted mean is divided by 1 instead (published code).
 WEIGHT_FLOOR = 1e-10
@@ -38,6 +40,28 @@ class HeadOutputs:
     truths: Tensor  # (P, 4) float32 matched ground truth, in the frame of the references
     coder: BoxCoder
 
+    def boxes(self) -> Tensor:
+        """The predicted boxes of the positives, (P, 4)."""
+        return self.coder.decode_single(self.deltas, self.references)
+
+    def positive_logits(self) -> Tensor:
+        """The positives' own logits, (P,), detached."""
+        return gather_levels([part.detach() for part in self.logits], self.index)
+
+    def negatives(self, background: int = 0) -> Tensor:
+        """How many logits are neither positive nor ignored, (), those of a `background` output left out."""
+        logits = sum(part.numel() for part in self.logits)
+        logits -= logits // self.rows.shape[1] * background
+        count = torch.full((), logits - len(self.index), device=self.index.device)
+        return count if self.ignore is None else count - torch.stack([part.sum() for part in self.ignore]).sum()
+
+
+class HeadLosses(NamedTuple):
+    """What a `DetectionLoss` returns."""
+
+    terms: dict[str, Tensor]  # to be added, by short name ("rank", "cls", "bbox")
+    statistics: dict[str, Tensor]  # of `head_statistics`
+
 
 class DetectionLoss(ABC):
     """A classification and a box loss that belong together."""
@@ -49,8 +73,8 @@ class DetectionLoss(ABC):
         return logits.float().sigmoid()
 
     @abstractmethod
-    def __call__(self, outputs: HeadOutputs) -> dict[str, Tensor]:
-        """Terms to be added, by short name ("rank", "cls", "bbox")."""
+    def __call__(self, outputs: HeadOutputs) -> HeadLosses:
+        """The terms, and what they tell besides."""
 
 
 def score_weighted_mean(
@@ -63,12 +87,12 @@ def score_weighted_mean(
     return (weights * losses).sum() / torch.where(total < WEIGHT_FLOOR, 1.0, total)
 
 
-def balance(
+def balance_factor(
     loss: Tensor,  # ()
     reference: Tensor,  # ()
 ) -> Tensor:
-    """`loss` scaled to the value of `reference`, without gradient to the latter (task balancing, paper, section 4)."""
-    return loss * (reference.detach() / loss.detach().clamp(min=BALANCE_FLOOR))
+    """The detached factor that gives `loss` the value of `reference`: lambda of task balancing (paper, section 4)."""
+    return reference.detach() / loss.detach().clamp(min=BALANCE_FLOOR)
 
 
 @dataclass(frozen=True)
@@ -78,27 +102,35 @@ class RankSort(DetectionLoss):
     Args:
         weight: factor of all three terms; 0.20 in an RPN.
         delta: half-width of the smoothed step, in logits.
+        sorting_error: False leaves the sorting error out of value and gradient, as the paper's ablation does; the box
+            loss is then balanced to the ranking error alone (the paper does not say to what).
     """
 
     weight: float = 1.0
     delta: float = 0.5
+    sorting_error: bool = True
 
-    def __call__(self, outputs: HeadOutputs) -> dict[str, Tensor]:
-        boxes = outputs.coder.decode_single(outputs.deltas, outputs.references)  # (P, 4)
+    def __call__(self, outputs: HeadOutputs) -> HeadLosses:
+        boxes = outputs.boxes()
         quality = paired_iou(boxes.detach(), outputs.truths)
         targets = SparseTargets(outputs.index, quality, outputs.ignore)
         ranking, sorting = rank_sort(outputs.logits, targets, delta=self.delta)
+        errors = {"rank": ranking, "sort": sorting} if self.sorting_error else {"rank": ranking}
         bbox = score_weighted_mean(1 - paired_giou(boxes, outputs.truths), outputs.rows)
-        return {
-            "rank": self.weight * ranking,
-            "sort": self.weight * sorting,
-            "bbox": self.weight * balance(bbox, ranking + sorting),
-        }
+        factor = balance_factor(bbox, torch.stack(list(errors.values())).sum())
+        terms = {name: self.weight * term for name, term in {**errors, "bbox": factor * bbox}.items()}
+        scores = outputs.positive_logits()
+        return HeadLosses(terms, head_statistics(outputs.negatives(), scores, quality, balance=factor))
 
 
 def _smooth_l1(outputs: HeadOutputs, candidates: int, beta: float) -> Tensor:
     targets = outputs.coder.encode_single(outputs.truths, outputs.references)
     return F.smooth_l1_loss(outputs.deltas, targets, beta=beta, reduction="sum") / max(candidates, 1)
+
+
+@torch.no_grad()
+def _predicted_iou(outputs: HeadOutputs) -> Tensor:
+    return paired_iou(outputs.boxes(), outputs.truths)
 
 
 @dataclass(frozen=True)
@@ -111,7 +143,7 @@ class BinaryCrossEntropy(DetectionLoss):
 
     beta: float = 1 / 9
 
-    def __call__(self, outputs: HeadOutputs) -> dict[str, Tensor]:
+    def __call__(self, outputs: HeadOutputs) -> HeadLosses:
         logits = torch.cat([part.flatten() for part in outputs.logits])
         truth = torch.zeros_like(logits, dtype=torch.float32)
         truth[outputs.index] = 1
@@ -119,7 +151,9 @@ class BinaryCrossEntropy(DetectionLoss):
             sampled = (~torch.cat([part.flatten() for part in outputs.ignore])).nonzero().squeeze(1)
             logits, truth = logits[sampled], truth[sampled]
         entropy = F.binary_cross_entropy_with_logits(logits.float(), truth, reduction="sum")
-        return {"cls": entropy / max(len(logits), 1), "bbox": _smooth_l1(outputs, len(logits), self.beta)}
+        terms = {"cls": entropy / max(len(logits), 1), "bbox": _smooth_l1(outputs, len(logits), self.beta)}
+        scores = outputs.positive_logits()
+        return HeadLosses(terms, head_statistics(outputs.negatives(), scores, _predicted_iou(outputs)))
 
 
 @dataclass(frozen=True)
@@ -138,10 +172,14 @@ class SoftmaxCrossEntropy(DetectionLoss):
     def scores(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(dim=1)[:, :-1]
 
-    def __call__(self, outputs: HeadOutputs) -> dict[str, Tensor]:
+    def __call__(self, outputs: HeadOutputs) -> HeadLosses:
         (logits,) = outputs.logits
         candidates, outputs_each = logits.shape
         labels = torch.full((candidates,), outputs_each - 1, device=logits.device)
-        labels[outputs.index // outputs_each] = outputs.index % outputs_each
+        label = outputs.index % outputs_each  # (P,)
+        labels[outputs.index // outputs_each] = label
         entropy = F.cross_entropy(logits.float(), labels, reduction="sum") / max(candidates, 1)
-        return {"cls": entropy, "bbox": _smooth_l1(outputs, candidates, self.beta)}
+        terms = {"cls": entropy, "bbox": _smooth_l1(outputs, candidates, self.beta)}
+        scores = outputs.rows.float().log_softmax(dim=1).gather(1, label[:, None]).squeeze(1)  # (P,)
+        negatives = outputs.negatives(self.background)
+        return HeadLosses(terms, head_statistics(negatives, scores, _predicted_iou(outputs)))

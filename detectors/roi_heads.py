@@ -85,6 +85,7 @@ class RoIHeads(TorchvisionRoIHeads):
         self.proposal_matcher = matcher
         self.fg_bg_sampler = sampler
         self.box_coder = coder
+        self.statistics: dict[str, Tensor] = {}  # of the last training step
 
     def forward(
         self,
@@ -105,7 +106,8 @@ class RoIHeads(TorchvisionRoIHeads):
             found = self.postprocess_detections(logits, deltas, proposals, image_shapes)
             return [{"boxes": b, "scores": s, "labels": c} for b, s, c in zip(*found, strict=True)], {}
         assert targets is not None
-        terms = self.loss(self.head_outputs(logits, deltas, torch.cat(proposals), match, targets))
+        terms, statistics = self.loss(self.head_outputs(logits, deltas, torch.cat(proposals), match, targets))
+        self.statistics = {f"{name}_roi": value for name, value in statistics.items()}
         return [], {f"loss_roi_{name}": term for name, term in terms.items()}
 
     @torch.no_grad()

@@ -59,6 +59,7 @@ class RegionProposalNetwork(TorchvisionRPN):
         self.proposal_matcher = matcher
         self.fg_bg_sampler = sampler
         self.box_coder = coder
+        self.statistics: dict[str, Tensor] = {}  # of the last training step
 
     def forward(
         self,
@@ -79,7 +80,9 @@ class RegionProposalNetwork(TorchvisionRPN):
             return proposals, {}
         assert targets is not None
         match = self.assign(anchors, images, maps, targets)
-        terms = self.loss(self.head_outputs(logits, deltas, anchors, match, torch.cat([t["boxes"] for t in targets])))
+        truths = torch.cat([target["boxes"] for target in targets])
+        terms, statistics = self.loss(self.head_outputs(logits, deltas, anchors, match, truths))
+        self.statistics = {f"{name}_rpn": value for name, value in statistics.items()}
         return proposals, {f"loss_rpn_{name}": term for name, term in terms.items()}
 
     @torch.no_grad()

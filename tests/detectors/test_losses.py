@@ -12,7 +12,7 @@ from rst.detectors.losses import (
     HeadOutputs,
     RankSort,
     SoftmaxCrossEntropy,
-    balance,
+    balance_factor,
     score_weighted_mean,
 )
 
@@ -52,10 +52,10 @@ def test_weights_that_vanish_do_not_divide_by_zero():
 
 
 @pytest.mark.parametrize(("loss", "expected"), [(0.5, 2.0), (1e-4, 2.0), (0.0, 0.0)])
-def test_balance(loss: float, expected: float):
+def test_a_balanced_loss_has_the_value_of_its_reference(loss: float, expected: float):
     value = torch.tensor(loss, requires_grad=True)
     reference = torch.tensor(2.0, requires_grad=True)
-    balanced = balance(value, reference)
+    balanced = balance_factor(value, reference) * value
     balanced.backward()
     assert balanced.item() == pytest.approx(expected, rel=1e-6)
     assert reference.grad is None
@@ -66,7 +66,7 @@ def test_balance(loss: float, expected: float):
 def test_rank_sort_worked_by_hand():
     # One positive at 0 against one negative at 0 (half a rank each), one far below; IoU 0.5, GIoU 0.5.
     logits = torch.tensor([[0.0, 0.0, -9.0]], requires_grad=True)
-    terms = RankSort(weight=0.2)(outputs(logits, [(0, 0)], [[0, 0, 10, 5]]))
+    terms = RankSort(weight=0.2)(outputs(logits, [(0, 0)], [[0, 0, 10, 5]])).terms
     assert list(terms) == ["rank", "sort", "bbox"]
     assert [t.item() for t in terms.values()] == pytest.approx([0.2 * 0.5, 0, 0.2 * 0.5])
     sum(terms.values(), torch.zeros(())).backward()
@@ -76,7 +76,7 @@ def test_rank_sort_worked_by_hand():
 def test_rank_sort_labels_are_the_ious_of_the_predictions():
     # The better box has the lower logit: sorting must see IoU 0.8 against 0.3 and push the two towards each other.
     logits = torch.tensor([[1.0], [0.0]], requires_grad=True)
-    terms = RankSort()(outputs(logits, [(0, 0), (1, 0)], [[0, 0, 10, 3], [0, 0, 10, 8]]))
+    terms = RankSort()(outputs(logits, [(0, 0), (1, 0)], [[0, 0, 10, 3], [0, 0, 10, 8]])).terms
     assert terms["rank"].item() == 0
     # positive 1: H = 0.5 for itself (1 - 0.8) and 1 for the other (1 - 0.3), over 1.5; its target is its own 0.2
     expected = ((0.5 * 0.2 + 0.7) / 1.5 - 0.2) / 2
@@ -87,7 +87,7 @@ def test_rank_sort_labels_are_the_ious_of_the_predictions():
 
 def test_a_positive_without_overlap_stays_a_positive():
     logits = torch.zeros(1, 2, requires_grad=True)
-    terms = RankSort()(outputs(logits, [(0, 0)], [[50, 50, 60, 60]]))
+    terms = RankSort()(outputs(logits, [(0, 0)], [[50, 50, 60, 60]])).terms
     terms["rank"].backward()
     assert terms["rank"].item() == pytest.approx(0.5)
     assert logits.grad is not None
@@ -97,7 +97,7 @@ def test_a_positive_without_overlap_stays_a_positive():
 def test_binary_cross_entropy_leaves_out_what_is_ignored():
     logits = torch.tensor([[1.0], [-2.0], [7.0]], requires_grad=True)
     ignore = torch.tensor([[False], [False], [True]])
-    terms = BinaryCrossEntropy()(outputs(logits, [(0, 0)], [[0.5, 0, 10.5, 10]], ignore))
+    terms = BinaryCrossEntropy()(outputs(logits, [(0, 0)], [[0.5, 0, 10.5, 10]], ignore)).terms
     assert terms["cls"].item() == pytest.approx((F.softplus(torch.tensor([-1.0, -2.0])).sum() / 2).item())
     # dx of 0.5 stds is 5 / 10 px = 0.05 of the width; beyond beta = 1/9 the loss is linear; two candidates
     assert terms["bbox"].item() == pytest.approx((0.5 - 0.5 / 9) / 2, rel=1e-5)
@@ -106,7 +106,7 @@ def test_binary_cross_entropy_leaves_out_what_is_ignored():
 def test_softmax_cross_entropy_has_its_background_last():
     logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.0, 3.0]], requires_grad=True)
     loss = SoftmaxCrossEntropy()
-    terms = loss(outputs(logits, [(0, 1)], [[0.5, 0, 10.5, 10]]))
+    terms = loss(outputs(logits, [(0, 1)], [[0.5, 0, 10.5, 10]])).terms
     log = logits.detach().log_softmax(1)
     assert terms["cls"].item() == pytest.approx(-(log[0, 1] + log[1, 2]).item() / 2)
     assert terms["bbox"].item() == pytest.approx(0.5 * 0.5**2 / 2, rel=1e-5)  # quadratic below beta = 1
@@ -118,7 +118,7 @@ def test_softmax_cross_entropy_has_its_background_last():
 def test_without_positives_every_term_has_a_gradient_and_boxes_cost_nothing(loss: DetectionLoss, candidates: int):
     logits = torch.randn(candidates, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
     given = outputs(logits, [], [])
-    terms = loss(given)
+    terms = loss(given).terms
     assert terms["bbox"].item() == 0
     if isinstance(loss, RankSort) or candidates == 0:
         assert sum(t.item() for t in terms.values()) == 0
@@ -130,8 +130,8 @@ def test_without_positives_every_term_has_a_gradient_and_boxes_cost_nothing(loss
 @pytest.mark.parametrize("loss", [RankSort(), BinaryCrossEntropy(), SoftmaxCrossEntropy()])
 def test_half_precision_logits_cost_float32(loss: DetectionLoss):
     logits = torch.tensor([[1.0, 0.0], [-2.0, 0.5]])
-    exact = loss(outputs(logits, [(0, 0)], [[0, 0, 10, 8]]))
-    half = loss(outputs(logits.bfloat16(), [(0, 0)], [[0, 0, 10, 8]]))  # these logits are exact in bfloat16
+    exact = loss(outputs(logits, [(0, 0)], [[0, 0, 10, 8]])).terms
+    half = loss(outputs(logits.bfloat16(), [(0, 0)], [[0, 0, 10, 8]])).terms  # these logits are exact in bfloat16
     for name, term in half.items():
         assert term.dtype == torch.float32
         torch.testing.assert_close(term, exact[name])
@@ -140,5 +140,5 @@ def test_half_precision_logits_cost_float32(loss: DetectionLoss):
 @pytest.mark.parametrize("loss", [RankSort(), BinaryCrossEntropy(), SoftmaxCrossEntropy()])
 def test_nan_is_not_hidden(loss: DetectionLoss):
     logits = torch.tensor([[torch.nan, 0.0], [0.0, 0.0]], requires_grad=True)
-    terms = loss(outputs(logits, [(0, 0)], [[0, 0, 10, 8]]))
+    terms = loss(outputs(logits, [(0, 0)], [[0, 0, 10, 8]])).terms
     assert sum(terms.values(), torch.zeros(())).isnan()

@@ -1,0 +1,156 @@
+"""What a training step tells besides its losses: rank correlation, negatives per positive, task balance."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+
+from rst.detectors import FasterRCNN, faster_rcnn
+from rst.detectors.boxes import BoxCoder, paired_iou
+from rst.detectors.losses import BinaryCrossEntropy, HeadOutputs, RankSort, SoftmaxCrossEntropy
+from rst.detectors.statistics import head_statistics, spearman
+
+Build = Callable[..., FasterRCNN]
+Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
+NAMES = {"spearman", "positives", "negatives", "negatives_per_positive"}
+
+
+def outputs(logits: Tensor, positives: list[tuple[int, int]], heights: list[float], ignore: Tensor | None = None):
+    """Predictions (0, 0, 10, 10) against truths (0, 0, 10, height): the IoU is height / 10."""
+    row, column = torch.tensor(positives, dtype=torch.int64).reshape(-1, 2).T
+    truths = torch.tensor([[0.0, 0, 10, height] for height in heights]).reshape(-1, 4)
+    return HeadOutputs(
+        logits=[logits],
+        ignore=None if ignore is None else [ignore],
+        index=row * logits.shape[1] + column,
+        rows=logits.detach()[row],
+        deltas=torch.zeros(len(row), 4, requires_grad=True),
+        references=torch.tensor([[0.0, 0, 10, 10]]).expand(len(row), 4),
+        truths=truths,
+        coder=BoxCoder((0.1, 0.1, 0.2, 0.2)),
+    )
+
+
+@pytest.mark.parametrize("length", [3, 4, 17, 300])
+@pytest.mark.parametrize("levels", [2, 5, 10**6], ids=["two values", "many ties", "few ties"])
+def test_correlation_is_that_of_scipy(length: int, levels: int):
+    generator = torch.Generator().manual_seed(length)
+    first, second = torch.randint(levels, (2, length), generator=generator).float()
+    first[:2], second[:2] = torch.tensor([0.0, 1]), torch.tensor([1.0, 0])  # neither is constant
+    expected = stats.spearmanr(first.numpy(), second.numpy()).statistic
+    assert spearman(first, second).item() == pytest.approx(expected, abs=1e-12)
+    assert spearman(first, 2 * first + 1).item() == pytest.approx(1.0)
+    assert spearman(first, -first).item() == pytest.approx(-1.0)
+
+
+def test_correlation_survives_infinities_and_needs_three_pairs_that_differ():
+    values = torch.tensor([-math.inf, 0.0, math.inf])
+    assert spearman(values, torch.tensor([1.0, 2, 3])).item() == pytest.approx(1.0)
+    assert spearman(values, torch.ones(3)).isnan()
+    for length in range(3):
+        assert spearman(values[:length], values[:length]).isnan()
+
+
+def test_statistics_wait_for_no_device_and_compile():
+    scores, quality = torch.rand(2, 9, generator=torch.Generator().manual_seed(0))
+    with FakeTensorMode() as mode:  # whoever asks for a value raises
+        head_statistics(*(mode.from_tensor(value) for value in (torch.tensor(5), scores, quality)))
+    compiled: Any = torch.compile(head_statistics, backend="eager", fullgraph=True)
+    for length in (9, 4, 0):
+        given = torch.tensor(5), scores[:length], quality[:length]
+        torch.testing.assert_close(compiled(*given), head_statistics(*given), equal_nan=True)
+
+
+def test_rank_sort_worked_by_hand():
+    logits = torch.tensor([[1.0, 9, 9], [3, 9, 9], [9, 2, 9], [9, 9, 9]], requires_grad=True)
+    loss = RankSort(weight=0.2)(outputs(logits, [(0, 0), (1, 0), (2, 1)], [2, 8, 9]))
+    found = {name: value.item() for name, value in loss.statistics.items()}
+    assert found.keys() == NAMES | {"balance"}
+    assert (found["positives"], found["negatives"], found["negatives_per_positive"]) == (3, 9, 3)
+    assert found["spearman"] == pytest.approx(0.5)  # ranks 1, 3, 2 against 1, 2, 3
+    top = torch.tensor(9.0).sigmoid()  # the same weight for all three
+    giou_loss = (top * torch.tensor([0.8, 0.2, 0.1])).sum() / (3 * top)
+    terms = {name: term / 0.2 for name, term in loss.terms.items()}
+    assert found["balance"] == pytest.approx(((terms["rank"] + terms["sort"]) / giou_loss).item(), rel=1e-6)
+    assert terms["bbox"].item() == pytest.approx(found["balance"] * giou_loss.item(), rel=1e-6)
+
+
+def test_what_is_ignored_is_no_negative():
+    logits = torch.zeros(6, 1, requires_grad=True)
+    ignore = torch.tensor([0, 0, 1, 1, 1, 0]).bool()[:, None]
+    for loss in (RankSort(), BinaryCrossEntropy()):
+        found = loss(outputs(logits, [(0, 0), (1, 0)], [5, 5], ignore)).statistics
+        assert (found["positives"].item(), found["negatives"].item()) == (2, 1)
+        assert found["negatives_per_positive"].item() == 0.5
+
+
+def test_a_background_is_no_negative_and_lowers_scores():
+    # The logits of their classes (3, 2, 1) would put the positives in the wrong order.
+    logits = torch.tensor([[3.0, 0, 9], [2, 0, 5], [0, 1, -3], [0, 0, 9]], requires_grad=True)
+    found = SoftmaxCrossEntropy()(outputs(logits, [(0, 0), (1, 0), (2, 1)], [2, 5, 9])).statistics
+    assert found.keys() == NAMES
+    assert (found["positives"].item(), found["negatives"].item()) == (3, 5)  # of 4 candidates x 2 classes
+    assert found["spearman"].item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("loss", [RankSort(), BinaryCrossEntropy(), SoftmaxCrossEntropy()])
+def test_without_positives_there_are_counts_and_no_other_value(loss: Any):
+    found = loss(outputs(torch.zeros(3, 2, requires_grad=True), [], [])).statistics
+    counts = {name: found.pop(name).item() for name in ("positives", "negatives")}
+    assert counts == {"positives": 0, "negatives": 3 if loss.background else 6}
+    assert all(value.isnan() for value in found.values())
+
+
+@pytest.mark.parametrize("loss", ["rank_sort", "cross_entropy"])
+def test_a_detector_keeps_the_statistics_of_its_last_training_step(build: Build, batch: Batch, loss: str):
+    model, given = build(loss=loss), []
+    assert model.statistics == {}
+    compute = model.roi_heads.head_outputs
+    model.roi_heads.head_outputs = lambda *arguments: given.append(compute(*arguments)) or given[-1]
+    terms = model(*batch)
+    found = model.statistics
+    names = NAMES | ({"balance"} if loss == "rank_sort" else set())
+    assert found.keys() == {f"{name}_{head}" for name in names for head in ("rpn", "roi")}
+    for value in found.values():
+        assert (value.shape, value.dtype, value.requires_grad) == ((), torch.float64, False)
+    assert not found.keys() & terms.keys()
+
+    head = given[0]
+    scores = model.roi_heads.loss.scores(head.rows.double()).gather(1, (head.index % head.rows.shape[1])[:, None])
+    iou = paired_iou(head.boxes().detach(), head.truths)
+    expected = stats.spearmanr(scores.squeeze(1).numpy(), iou.numpy()).statistic
+    assert found["spearman_roi"].item() == pytest.approx(expected, abs=1e-9)
+    assert found["positives_roi"].item() == len(iou) >= 3
+    assert found["negatives_roi"].item() == 3 * len(head.logits[0]) - len(iou), "three classes"
+    if loss == "cross_entropy":
+        assert found["positives_rpn"] + found["negatives_rpn"] == 2 * 256, "sampled of two images"
+    model.eval()(batch[0])
+    assert model.statistics == found, "detecting leaves them"
+
+
+def test_without_sorting_error_the_ranking_error_is_the_whole_classification_loss(build: Build, batch: Batch):
+    full, ranking = build()(*batch), build(sorting_error=False)(*batch)
+    assert ranking.keys() == {name for name in full if not name.endswith("_sort")}
+    for head in ("rpn", "roi"):
+        rank = ranking[f"loss_{head}_rank"]
+        assert rank.item() == full[f"loss_{head}_rank"].item() > 0
+        torch.testing.assert_close(ranking[f"loss_{head}_bbox"], rank, rtol=1e-6, atol=0)
+        assert full[f"loss_{head}_sort"] > 0
+
+
+def test_without_sorting_error_positives_are_not_moved_against_each_other():
+    logits = torch.tensor([[1.0], [0.0]], requires_grad=True)
+    terms = RankSort(sorting_error=False)(outputs(logits, [(0, 0), (1, 0)], [3, 8])).terms
+    sum(terms.values(), torch.zeros(())).backward()
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_cross_entropy_has_no_sorting_error_to_leave_out():
+    with pytest.raises(ValueError, match=r"sorting_error=False .* loss='cross_entropy'"):
+        faster_rcnn(2, backbone="resnet18", loss="cross_entropy", sorting_error=False)
