@@ -1,7 +1,9 @@
 """Logs that survive a resume: one CSV file and one TensorBoard curve per run, without gaps and repeated steps."""
 
 import csv
+import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,24 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 METRICS_FILE = "metrics.csv"
 
 
+def _with_value(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the NaN of statistics that had no value; Lightning repeats a metric's last value unless it gets one."""
+    return {name: value for name, value in metrics.items() if not (isinstance(value, float) and math.isnan(value))}
+
+
+class CurvesLogger(TensorBoardLogger):
+    """Lightning's TensorBoard logger, leaving out what has no value."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics(_with_value(metrics), step)
+
+
 class ResumableCSVLogger(CSVLogger):
     """Lightning's CSV logger, writing `metrics.csv` straight into the run's folder and continuing it on a resume.
 
     Lightning's own starts an existing file anew. Here the rows of the steps before `first_step` are kept; later ones
     belong to steps that are about to be repeated and go. Every row is written at once, so that a killed run has
-    logged all it did.
+    logged all it did. A NaN, which stands for no value, becomes an empty cell.
 
     Args:
         folder: the run's folder.
@@ -27,6 +41,9 @@ class ResumableCSVLogger(CSVLogger):
         super().__init__(folder, name="", version="", flush_logs_every_n_steps=1)
         self.folder = Path(folder)
         self.first_step = first_step
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        super().log_metrics(_with_value(metrics), step)
 
     @property
     @rank_zero_experiment
@@ -62,7 +79,7 @@ def build_loggers(folder: Path, first_step: int = 0) -> list[Logger]:
         folder: the run's folder: `metrics.csv` and `tensorboard/` are made in it.
         first_step: 0 for a new run, else the step that a resumed run starts with.
     """
-    tensorboard = TensorBoardLogger(
+    tensorboard = CurvesLogger(
         folder, name="tensorboard", version="", default_hp_metric=False, purge_step=first_step or None
     )
     return [ResumableCSVLogger(folder, first_step), tensorboard]

@@ -21,10 +21,13 @@ class DetectionTraining(LightningModule):
     """Trains any detector that keeps to torchvision's contract.
 
     In training `model(images, targets)` returns a dict of 0-d tensors whose keys start with "loss_"; their sum is the
-    objective. In evaluation `model(images)` returns a list of {"boxes", "labels", "scores"}.
+    objective. In evaluation `model(images)` returns a list of {"boxes", "labels", "scores"}. If the model has
+    `statistics`, a dict of 0-d tensors about its last training step on this process, they are logged with the losses; a
+    NaN there is a step without that value, not a fault.
 
-    Every loss term is logged under its own name, their sum as "loss", the learning rate as "lr", all as means over
-    the processes; the COCO metrics of the validation set as "val/AP", "val/AP50" and so on (in [0, 1]).
+    Every loss term and statistic is logged under its own name, the sum of the losses as "loss", the learning rate as
+    "lr", all as means over the processes (of a statistic: over those that have it); the COCO metrics of the validation
+    set as "val/AP", "val/AP50" and so on (in [0, 1]).
 
     The random numbers that a model draws in a training step (a sampler, dropout) depend on seed, step and process
     alone, so that a resumed run draws what the uninterrupted one would have drawn.
@@ -91,17 +94,29 @@ class DetectionTraining(LightningModule):
         losses: dict[str, Tensor] = self.model(images, targets)
         total = torch.stack(list(losses.values())).sum()
 
-        # One reduction a step: the logged values are means over the processes, and a loss that is not finite on one
-        # process stops all of them (one alone would leave the others waiting for its gradients).
-        values = torch.stack([*(loss.detach().float() for loss in losses.values()), total.detach().float()])
-        values = self.trainer.strategy.reduce(values, reduce_op="mean")
-        logged = dict(zip([*losses, "loss"], values.tolist(), strict=True))  # the step's one synchronisation
-        if not all(map(math.isfinite, logged.values())):
-            raise NonFiniteError(self._not_finite(logged, targets))
+        terms, statistics = self._over_processes(losses | {"loss": total}, getattr(self.model, "statistics", {}))
+        if not all(map(math.isfinite, terms.values())):
+            raise NonFiniteError(self._not_finite(terms, targets))
         if is_logging_step(self.trainer):
-            logged["lr"] = self._learning_rate()
+            logged = terms | statistics | {"lr": self._learning_rate()}
             self.log_dict(logged, on_step=True, on_epoch=False, batch_size=len(images))
         return total
+
+    def _over_processes(
+        self, terms: dict[str, Tensor], statistics: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Means of both over the processes; of a statistic over those that have it, NaN where none has."""
+        # One reduction a step: what is logged are means over the processes, and a loss that is not finite on one
+        # process stops all of them (one alone would leave the others waiting for its gradients).
+        values = torch.stack([value.detach().float() for value in (*terms.values(), *statistics.values())])
+        losses, found = values.split([len(terms), len(statistics)])
+        present = found.isfinite()
+        values = torch.cat([losses, found.where(present, 0.0), present.float()])
+        numbers = self.trainer.strategy.reduce(values, reduce_op="mean").tolist()  # the step's one synchronisation
+        shares = numbers[len(terms) + len(statistics) :]
+        means = zip(numbers[len(terms) :], shares, strict=False)
+        of_those_that_have_it = [mean / share if share else math.nan for mean, share in means]
+        return dict(zip(terms, numbers, strict=False)), dict(zip(statistics, of_those_that_have_it, strict=True))
 
     def _seed_step(self, batch_idx: int) -> None:
         seed = _step_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)

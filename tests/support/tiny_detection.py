@@ -1,7 +1,7 @@
 """A detector, callbacks and data small enough to train by the dozen in the tests of the toolkit.
 
 The detector is no good at detecting. It has what training has to cope with: several loss terms, random numbers drawn in
-every step, parameters that move, weights that depend on the number of classes.
+every step, parameters that move, weights that depend on the number of classes, statistics without a value.
 """
 
 import os
@@ -27,6 +27,7 @@ class TinyDetector(nn.Module):
         self.num_classes = num_classes
         self.head = nn.Linear(3, 5 * num_classes)
         self.poison, self.poison_call, self.calls = poison, poison_call, 0
+        self.statistics: dict[str, Tensor] = {}
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Any]] | None = None) -> Any:
         features = torch.stack([image.mean((1, 2)) for image in images])  # (images, 3)
@@ -43,6 +44,11 @@ class TinyDetector(nn.Module):
             "loss_roi_bbox": output[..., :4].square().mean(),
         }
         self.calls += 1
+        stars = present[:, 3].sum()
+        self.statistics = {
+            "positives_roi": torch.tensor(float(sum(len(target["labels"]) for target in targets))),
+            "spearman_roi": torch.where(stars > 0, noise.mean(), torch.nan),  # no value without a star
+        }
         if self.poison and self.calls == self.poison_call:
             losses[self.poison] = losses[self.poison] * float("nan")
         return losses

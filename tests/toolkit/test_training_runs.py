@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_detection import TRAIN, prepare_data, tiny_detector, training_arguments
 
 from rst.cli.main import main
-from rst.training import load_checkpoint
+from rst.training import DetectionTraining, load_checkpoint
 from rst.training.checkpoints import model_state
 from rst.training.curves import read_metrics
 
@@ -62,6 +63,11 @@ def curves(run: Path) -> dict[str, tuple[list[int], list[float]]]:
     }
 
 
+def number_of_objects(data: Path) -> int:
+    annotations = json.loads((data / "annotations" / "train.json").read_text())["annotations"]
+    return sum(not annotation.get("iscrowd") for annotation in annotations)
+
+
 def train(data, output, *more, code=0):
     assert main(training_arguments(data, output, *more)) == code
     return output
@@ -82,6 +88,48 @@ def test_every_term_and_the_learning_rate_are_logged_at_every_step(reference):
     assert (logged["memory_MiB"][1] > 50).all(), "MiB of this process"
     assert (logged["it_per_s"][1] > 0).all()
     assert logged["val/AP"][0].tolist() == [5, 11], "after each epoch"
+
+
+def test_statistics_are_logged_where_they_have_a_value(data, reference):
+    logged = read_metrics(reference / "metrics.csv")
+    steps, objects = logged["positives_roi"]
+    assert steps.tolist() == list(range(STEPS))
+    assert objects.sum() == 2 * number_of_objects(data), "each picture once in each of two epochs"
+    steps, values = logged["spearman_roi"]
+    assert 0 < len(steps) < STEPS, "only steps with a star have a value"
+    assert np.isfinite(values).all()
+    assert "nan" not in (reference / "metrics.csv").read_text()
+    events = EventAccumulator(str(reference / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("spearman_roi")] == steps.tolist()
+
+
+class OneOfTwo:
+    """Stands for a trainer of two processes: the other one's values are given."""
+
+    def __init__(self, other: list[float]):
+        self.strategy, self.other = self, other
+
+    def reduce(self, values, reduce_op):
+        assert reduce_op == "mean"
+        return (values + torch.tensor(self.other)) / 2
+
+
+@pytest.mark.parametrize(
+    ("ours", "other", "expected"), [(0.5, (0.25, 1), 0.375), (np.nan, (0.25, 1), 0.25), (0.5, (0, 0), 0.5)]
+)
+def test_a_statistic_is_the_mean_of_the_processes_that_have_it(ours, other, expected):
+    module = DetectionTraining(tiny_detector())
+    module._trainer = OneOfTwo([3.0, *other])
+    terms, statistics = module._over_processes({"loss": torch.tensor(1.0)}, {"spearman_roi": torch.tensor(ours)})
+    assert (terms, statistics) == ({"loss": 2.0}, {"spearman_roi": expected})
+
+
+def test_a_statistic_that_no_process_has_is_no_fault():
+    module = DetectionTraining(tiny_detector())
+    module._trainer = OneOfTwo([3.0, 0.0, 0.0])
+    terms, statistics = module._over_processes({"loss": torch.tensor(1.0)}, {"spearman_roi": torch.tensor(np.inf)})
+    assert terms == {"loss": 2.0}
+    assert np.isnan(statistics["spearman_roi"])
 
 
 def test_a_run_leaves_what_the_next_command_needs(reference):
@@ -209,6 +257,7 @@ def test_two_processes_train_one_model(data, tmp_path):
         assert torch.equal(value, second[name]), name
         assert not torch.equal(value, start[name]), name
     assert curves(run)["loss"][0] == list(range(TRAIN // 4)), "each step logged once, two pictures per process"
+    assert sum(curves(run)["positives_roi"][1]) == pytest.approx(number_of_objects(data) / 2), "means of two"
     assert main(["evaluate", "--checkpoint", str(run), "--trainer.devices", "1"]) == 0
     # the detections that two processes gathered score like those of one
     metrics = yaml.safe_load((run / "evaluation" / "metrics.json").read_text())
