@@ -21,7 +21,7 @@ PARTIAL = pytest.StashKey[bool]()
 def pytest_configure(config) -> None:
     absent = {name: "needs a GPU" for name in CONTENDERS if name not in (*HERE, PORTABLE)}
     config.stash[FACTS] = {"left_out": [], "refused": [], "cross_checks": [], "not_measured": absent}
-    config.stash[PARTIAL] = [Path(argument).resolve() for argument in config.args] != [BENCH]
+    config.stash[PARTIAL] = [Path(argument).resolve() for argument in config.args] != [BENCH.resolve()]
 
 
 def pytest_deselected(items) -> None:
@@ -43,6 +43,7 @@ def pytest_benchmark_update_machine_info(config, machine_info) -> None:
     machine_info["device_type"] = "cuda" if ON_GPU else "cpu"
     machine_info["torch"] = torch.__version__
     machine_info["triton"] = _version("triton")
+    machine_info["cuda"] = torch.version.cuda if ON_GPU else None
     machine_info["torchvision"] = _version("torchvision")
     machine_info["threads"] = torch.get_num_threads()
     machine_info["copy_bandwidth"] = copy_bandwidth()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf, isnan
 from typing import Literal
 
 from session import Session, significant
@@ -74,10 +75,9 @@ def _peaks(session: Session) -> list[float]:
 
 
 def _errors(session: Session) -> list[float]:
-    worst = [
-        max(record.error, record.value_error) for record in session.select(kind="exact") if record.error is not None
-    ]
-    return worst + [max(case["error"], case["value_error"]) for case in session.facts["refused"]]
+    cases = [record.extra for record in session.select(kind="exact") if record.error is not None]
+    errors = [(case["error"], case["value_error"]) for case in [*cases, *session.facts["refused"]]]
+    return [inf if any(map(isnan, pair)) else max(pair) for pair in errors]
 
 
 def _loss_shares(session: Session) -> list[float]:

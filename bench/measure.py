@@ -18,8 +18,8 @@ EXACT = 1e-5  # relative L1 error of the gradient, and error of the values, of w
 CROSS_CHECKED_PAIRS = 400_000_000  # rankings up to here have their truth compared with the loop in float64
 CROSS_CHECKED = 1e-9
 SLOW = 2.0  # seconds of one run: it is timed once
-BUDGET = 2.5  # seconds of all rounds together, otherwise
-ROUNDS = (3, 25 if ON_GPU else 9)
+BUDGET = 1.5  # seconds of all rounds together, otherwise
+ROUNDS = (3, 25 if ON_GPU else 7)
 
 Facts = dict[str, Any]  # what a session has to say beside its timings; it ends up in the JSON
 

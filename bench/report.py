@@ -77,7 +77,7 @@ def write_report(source: Path, target: Path) -> None:
 
 def _opening(session: Session) -> list[str]:
     machine, facts = session.machine, session.facts
-    versions = [f"{name} {machine[name]}" for name in ("torch", "triton", "torchvision") if machine.get(name)]
+    versions = [f"{name} {machine[name]}" for name in ("torch", "cuda", "triton", "torchvision") if machine.get(name)]
     absent = [f"{name} ({why})" for name, why in facts["not_measured"].items() if name.startswith("rst")]
     checks = [case["difference"] for case in facts["cross_checks"]]
     lines = [

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from contenders import CONTENDERS, HERE, OURS, OURS_DENSE
+from contenders import BUCKETED, CONTENDERS, HERE, LOOP, MATRIX, OURS, OURS_DENSE
 from device import ON_GPU
 from shapes import SHAPES, SWEEP_STAGE, sample
 
@@ -17,10 +17,14 @@ pytestmark = pytest.mark.skipif(
     ON_GPU or not Path("/proc/self/clear_refs").exists(), reason="for a CPU, under Linux, which counts a process's peak"
 )
 
-PEERS_AT = ["RPN, all anchors", "ATSS / PAA", "pixels, P 20,000"]
-CASES = [(shape, OURS) for shape in SHAPES] + [
-    (shape, contender) for shape in PEERS_AT for contender in HERE if contender != OURS
-]
+# Ours everywhere; all of them at the most logits; those that compare pairs where pairs are many or matrices fit
+COMPARING = [OURS_DENSE, LOOP, MATRIX, BUCKETED]
+PEERS = {
+    "RPN, all anchors": COMPARING,
+    "ATSS / PAA": [name for name in HERE if name != OURS],
+    "pixels, P 20,000": COMPARING,
+}
+CASES = [(shape, name) for shape in SHAPES for name in (OURS, *PEERS.get(shape, []))]
 
 
 @pytest.mark.parametrize(("shape", "contender"), CASES)

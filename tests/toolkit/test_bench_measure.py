@@ -87,6 +87,16 @@ def test_exact_contender_that_is_wrong_is_not_timed(monkeypatch, facts, part, fa
     assert facts["refused"][0]["contender"] == "wrong"
 
 
+def test_on_a_gpu_memory_and_the_host_s_clock_are_read_too(monkeypatch, facts):
+    monkeypatch.setattr(measure, "ON_GPU", True)
+    monkeypatch.setattr(measure, "peak_bytes", lambda run: 3 * 2**20 if len(run()) == 2020 else 0)
+    monkeypatch.setattr(measure, "wall_seconds", lambda run: 0.5 if len(run().gradient) == 2020 else 0)
+    benchmark = Benchmark()
+    run(benchmark, facts, OURS)
+    assert (benchmark.extra_info["peak_mib"], benchmark.extra_info["wall"]) == (3, 0.5)
+    assert benchmark.rounds == 3, "of half a second each"
+
+
 def test_contender_that_is_too_large_is_left_out(monkeypatch, facts):
     monkeypatch.setattr(contenders, "matrix_bound", lambda: 1000)
     benchmark = Benchmark()
