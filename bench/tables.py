@@ -21,7 +21,8 @@ def head_tables(session: Session) -> list[str]:
             f"| contender | {' | '.join(f'{stage}, ms' for stage in STAGES)} | gradient error | MiB | bandwidth |",
             f"|---|{'---|' * (len(STAGES) + 3)}",
         ]
-        for contender in session.values("contender", table="head", shape=shape):
+        present = {record.contender for record in records}
+        for contender in [name for name in session.values("contender") if name in present]:
             own = session.select(table="head", shape=shape, contender=contender)
             times = [_time(session, table="head", shape=shape, stage=stage, contender=contender) for stage in STAGES]
             peak = session.peak(shape, contender)
@@ -117,8 +118,12 @@ def _time(session: Session, **where: Any) -> str:
             return f"refused: error {refused[0]['error']:.0e}"
         return "left out" if session.left_out(**where) else NOTHING
     ours = session.find(**{**where, "contender": OURS})
-    ratio = f" ({significant(record.median / ours.median)})" if ours and record is not ours else ""
+    ratio = f" ({_ratio(record.median / ours.median)})" if ours and record is not ours else ""
     return f"{milliseconds(record.median)}{ratio}{' once' if record.rounds == 1 else ''}"
+
+
+def _ratio(value: float) -> str:
+    return significant(value) if value >= 0.01 else "<0.01"
 
 
 def _errors(records: list[Record]) -> str:
@@ -128,7 +133,11 @@ def _errors(records: list[Record]) -> str:
 
 def _shares(records: list[Record]) -> str:
     shares = [record.bandwidth_share for record in records if record.bandwidth_share is not None]
-    return _range([100 * share for share in shares], " %") if shares else NOTHING
+    if not shares:
+        return NOTHING
+    if max(shares) < 1e-3:
+        return "<0.1 %"
+    return _range([100 * share for share in shares], " %")
 
 
 def _range(values: list[float], unit: str = "") -> str:
