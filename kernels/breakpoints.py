@@ -1,16 +1,17 @@
-"""Count and scatter in linear time (Triton): every logit is looked at once, against the intervals between the kinks of H.
+"""Count and scatter in linear time (Triton): a logit is compared with the kinks of H, and not with every positive.
 
     R  rows: the positives that are asked about      P  positives of the examples      n  logits of one level
-    K  kinks, 2 R (R for a hard step)                s  logits      d  delta      w  what rows spread over what outranks them
+    K  kinks, 2 R (R for a hard step)      s  logits      d  delta      w  what a row spreads over what outranks it
 
-Count tallies per interval how many logits fall in it and their offsets from its lower kink; scatter looks the interval's
-value and slope up (README.md derives both, `portable.py` is the same in torch operators). Most tiles need no search:
-near initialisation all logits lie in one interval, and for a trained detector nearly all lie below the first kink. So a
-program carries the bounds of one interval along and compares a tile with them and with the first kink; only what is in
-neither is searched for, and where that is all in one interval again, the program carries this one from then on.
+Count tallies per interval how many logits fall in it and their offsets from its lower kink; scatter looks up the
+interval's value and slope (README.md derives both, `portable.py` is the same in torch operators). Most tiles need no
+search: near initialisation all logits lie in one interval, and for a trained detector nearly all lie below the first
+kink. So a program carries the bounds of one interval along and compares a tile with them and with the first kink; only
+what is in neither is searched for, and where another interval holds more of a tile, it is carried from then on.
 
-Tallies are int64, counts as they are and offsets in whole units of 2^-30 to 2^-29 of the band: integer sums are the same
-in any order, so atomics, any number of programs and any split into levels give the same bits; float atomics would not.
+Tallies are int64, counts as they are and offsets in whole units of 2^-30 to 2^-29 of the band: integer sums are the
+same in any order, so atomics, any number of programs and any split into levels give the same bits; float atomics would
+not.
 """
 
 from typing import Any
@@ -20,58 +21,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .intervals import INTERPRETED, build_intervals, load_frame, locate, squash
+from .intervals import INTERPRETED, load_frame, load_tile, locate, popular, squash
+from .merging import build_intervals
 from .scans import WIDEST, masses_of, profile_of, units_per_logit
 from .targets import Examples, Masses
-from .tiles import finite, ignore_argument, launch_context
+from .tiles import ignore_argument, launch_context
 
-# 8 logits a thread with 4 warps: two 16-byte loads, and room in the registers for several programs on a multiprocessor.
-# The interpreter pays per operation and per program, whatever the tile.
-BLOCK = 4096 if INTERPRETED else 1024
-# Programs walk over the tiles with this stride: sixteen on each of 128 multiprocessors, with a dozen tiles each of 20 M
-# logits, so that what a program does once is paid for.
-PROGRAMS = 2 if INTERPRETED else 2048
-# Atomics to one address wait for each other. Programs add to one of several tables instead, all together at most so many
-# intervals of 16 bytes (1 MiB), or else LEAST_TABLES tables.
-TALLIED_INTERVALS = 1 << 16
-LEAST_TABLES, MOST_TABLES = 2, 64
-
-
-@triton.jit
-def load_tile(logits_ptr, ignore_ptr, begin, size, IGNORE: tl.constexpr, BLOCK: tl.constexpr):
-    """(logits, counted): a tile in float32, NaN where nothing counts, and the bool mask of those that do.
-
-    Unlike `tiles.load_logits`, a whole tile is loaded without a mask: one that ends anywhere, or that skips ignored
-    logits, would keep the compiler from loading 16 bytes at a time.
-    """
-    lanes = tl.arange(0, BLOCK)
-    if begin + BLOCK <= size:
-        counted = tl.full((BLOCK,), True, tl.int1)
-        logits = tl.load(logits_ptr + begin + lanes).to(tl.float32)
-        if IGNORE == 1:
-            counted = tl.load(ignore_ptr + begin + lanes) == 0
-        if IGNORE == 2:
-            counted = tl.load(ignore_ptr + begin + lanes).to(tl.float32) >= 0
-    else:
-        counted = lanes < size - begin
-        logits = tl.load(logits_ptr + begin + lanes, mask=counted, other=0.0).to(tl.float32)
-        if IGNORE == 1:
-            counted = counted & (tl.load(ignore_ptr + begin + lanes, mask=counted, other=1) == 0)
-        if IGNORE == 2:
-            counted = counted & (tl.load(ignore_ptr + begin + lanes, mask=counted, other=-1).to(tl.float32) >= 0)
-    return tl.where(counted, finite(logits), float("nan")), counted
-
-
-@triton.jit
-def shared_interval(logits, wanted, threshold_ptr, cells_ptr, first, last, scale, CELLS: tl.constexpr):
-    """The interval that all `wanted` logits fall in, or 0 where they fall in several or there are none."""
-    lowest = tl.min(tl.where(wanted, logits, float("inf")), 0)
-    highest = tl.max(tl.where(wanted, logits, float("-inf")), 0)
-    ends = tl.where(tl.arange(0, 2) == 0, lowest, highest)
-    some = tl.zeros((2,), tl.int32) + (lowest <= highest).to(tl.int32) > 0
-    intervals = locate(ends, some, threshold_ptr, cells_ptr, first, last, scale, CELLS)
-    interval = tl.max(intervals, 0)
-    return tl.where(interval == tl.min(intervals, 0), interval, 0)
+# A program is one warp, so that no look at a whole tile waits for other warps, and holds 8 logits a thread (of 32): two
+# 16-byte loads of float32, and few enough registers for two dozen programs on a multiprocessor. The interpreter pays
+# per operation and per program, whatever the tile.
+BLOCK = 4096 if INTERPRETED else 256
+WARPS = 1
+# All programs run at once and walk over the tiles with their number as the stride: 27 tiles each of 20 M logits on a
+# GPU of 132 multiprocessors, so that what a program does once is paid for.
+PROGRAMS_PER_MULTIPROCESSOR = 16
+# Atomics to one address wait for each other. Programs add to one of several tables instead, all together at most so
+# many intervals of 16 bytes (4 MiB), or else LEAST_TABLES tables. The interpreter's programs take turns.
+TALLIED_INTERVALS = 1 << 18
+LEAST_TABLES, MOST_TABLES = 2, 2 if INTERPRETED else 256
 
 
 @triton.jit
@@ -93,7 +60,7 @@ def tally_kernel(
     size,  # n
     threshold_ptr,  # (K,) float32
     cells_ptr,  # (CELLS + 2,) int32
-    frame_ptr,  # (7,) float32
+    frame_ptr,  # (8,) float32
     kinks,  # K
     tables_ptr,  # (tables, K + 1, 2) int64, added to: counts and offsets; the count of interval 0 is that of the NaN
     tables,  # a power of two
@@ -103,7 +70,7 @@ def tally_kernel(
     CELLS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    first, last, scale, lowest, highest, minus, plus = load_frame(frame_ptr)
+    floor, first, last, scale, lowest, highest, minus, plus = load_frame(frame_ptr)
     table_ptr = tables_ptr + (tl.program_id(0) & (tables - 1)) * (kinks + 1) * 2
     # the interval that is carried along, at first none; `counts` and `offsets` are not in the table yet
     interval = tl.zeros((), tl.int32)
@@ -113,35 +80,39 @@ def tally_kernel(
     begin = tl.program_id(0).to(tl.int64) * BLOCK
     while begin < size:
         logits, counted = load_tile(logits_ptr, ignore_ptr, begin, size, IGNORE, BLOCK)
-        logits = squash(logits, lowest, highest, minus, plus)
-        carried = (logits >= left) & (logits < right)
+        carried = counted & (logits >= left) & (logits < right)
         counts += fold(carried.to(tl.int32), BLOCK)
         if not HARD:
             offsets += fold(offset_units(tl.where(carried, logits - left, 0.0), units), BLOCK)
-        missing = counted & ~carried & ~(logits < first)  # NaN are among them
-        if tl.max(missing.to(tl.int32), 0) > 0:
-            lost = missing & (logits != logits)
-            tl.atomic_add(table_ptr, tl.sum(lost.to(tl.int64), 0), sem="relaxed")
-            missing = missing & ~lost
-            shared = shared_interval(logits, missing, threshold_ptr, cells_ptr, first, last, scale, CELLS)
-            if shared > 0:
+        missing = counted & ~carried & ~(logits < floor)
+        if tl.max(missing.to(tl.int32), 0) != 0:
+            nan = tl.sum((missing & (logits != logits)).to(tl.int32), 0)
+            tl.atomic_add(table_ptr, nan.to(tl.int64), mask=nan != 0, sem="relaxed")
+            logits = squash(logits, lowest, highest, minus, plus)
+            missing = missing & (logits == logits)
+            found = locate(logits, missing, threshold_ptr, cells_ptr, first, last, scale, CELLS)
+            chosen, start, end = popular(logits, found, carried, threshold_ptr, kinks, lowest, highest)
+            if chosen > 0:
                 tl.atomic_add(table_ptr + interval * 2, tl.sum(counts, 0).to(tl.int64), sem="relaxed")
                 tl.atomic_add(table_ptr + interval * 2 + 1, tl.sum(offsets, 0), sem="relaxed")
-                interval = shared
-                left = tl.load(threshold_ptr + interval - 1)
-                right = tl.load(threshold_ptr + interval, mask=interval < kinks, other=float("inf"))
-                counts = fold(missing.to(tl.int32), BLOCK)
+                interval, left, right = chosen, start, end
+                gained = found == interval
+                counts = fold(gained.to(tl.int32), BLOCK)
                 if not HARD:
-                    offsets = fold(offset_units(tl.where(missing, logits - left, 0.0), units), BLOCK)
+                    offsets = fold(offset_units(tl.where(gained, logits - left, 0.0), units), BLOCK)
+                found = tl.where(gained, 0, found)
+            if HARD:
+                added = tl.full((BLOCK,), 1, tl.int64)
+                tl.atomic_add(table_ptr + found * 2, added, mask=found > 0, sem="relaxed")
             else:
-                found = locate(logits, missing, threshold_ptr, cells_ptr, first, last, scale, CELLS)
-                slot = table_ptr + found * 2
-                tl.atomic_add(slot, tl.full((BLOCK,), 1, tl.int64), mask=missing, sem="relaxed")
-                if not HARD:
-                    start = tl.load(threshold_ptr + found - 1, mask=missing, other=0.0)
-                    offset = offset_units(tl.where(missing, logits - start, 0.0), units)
-                    # above the last kink it makes no difference where
-                    tl.atomic_add(slot + 1, offset, mask=missing & (found < kinks), sem="relaxed")
+                starts = tl.load(threshold_ptr + found - 1, mask=found > 0, other=0.0)
+                offset = offset_units(tl.where(found > 0, logits - starts, 0.0), units)
+                # count and offset lie side by side
+                column = tl.arange(0, 2)[None, :]
+                added = tl.where(column == 0, 1, offset[:, None])
+                tl.atomic_add(
+                    table_ptr + (found * 2)[:, None] + column, added, mask=(found > 0)[:, None], sem="relaxed"
+                )
         begin += tl.num_programs(0).to(tl.int64) * BLOCK
     tl.atomic_add(table_ptr + interval * 2, tl.sum(counts, 0).to(tl.int64), sem="relaxed")
     tl.atomic_add(table_ptr + interval * 2 + 1, tl.sum(offsets, 0), sem="relaxed")
@@ -155,7 +126,7 @@ def scatter_kernel(
     size,  # n
     threshold_ptr,  # (K,) float32
     cells_ptr,  # (CELLS + 2,) int32
-    frame_ptr,  # (7,) float32
+    frame_ptr,  # (8,) float32
     kinks,  # K
     profile_ptr,  # (K + 1, 4) float32: start, value there, slope, unused
     poison_ptr,  # () float, 0 or NaN, added to every logit that is not ignored
@@ -163,7 +134,7 @@ def scatter_kernel(
     CELLS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    first, last, scale, lowest, highest, minus, plus = load_frame(frame_ptr)
+    floor, first, last, scale, lowest, highest, minus, plus = load_frame(frame_ptr)
     poison = tl.load(poison_ptr).to(tl.float32)
     lanes = tl.arange(0, BLOCK)
     left, right = first, first
@@ -171,29 +142,37 @@ def scatter_kernel(
     begin = tl.program_id(0).to(tl.int64) * BLOCK
     while begin < size:
         logits, counted = load_tile(logits_ptr, ignore_ptr, begin, size, IGNORE, BLOCK)
-        logits = squash(logits, lowest, highest, minus, plus)
-        carried = (logits >= left) & (logits < right)
-        total = tl.where(carried, value + slope * (logits - left), 0.0)
-        missing = counted & ~carried & (logits >= first)
-        if tl.max(missing.to(tl.int32), 0) > 0:
-            shared = shared_interval(logits, missing, threshold_ptr, cells_ptr, first, last, scale, CELLS)
-            if shared > 0:
-                row = profile_ptr + shared * 4
-                left = tl.load(row)
-                right = tl.load(threshold_ptr + shared, mask=shared < kinks, other=float("inf"))
-                value, slope = tl.load(row + 1), tl.load(row + 2)
-                total = tl.where(missing, value + slope * (logits - left), total)
-            else:
-                row = profile_ptr + locate(logits, missing, threshold_ptr, cells_ptr, first, last, scale, CELLS) * 4
-                start = tl.load(row, mask=missing, other=0.0)
-                rise = tl.load(row + 2, mask=missing, other=0.0) * (logits - start)
-                total = tl.where(missing, tl.load(row + 1, mask=missing, other=0.0) + rise, total)
+        carried = counted & (logits >= left) & (logits < right)
+        # one rounding, here as below: the same bits whichever interval is carried
+        total = tl.where(carried, tl.fma(tl.where(carried, logits - left, 0.0), slope, value), 0.0)
+        missing = counted & ~carried & (logits >= floor)
+        if tl.max(missing.to(tl.int32), 0) != 0:
+            logits = squash(logits, lowest, highest, minus, plus)
+            found = locate(logits, missing, threshold_ptr, cells_ptr, first, last, scale, CELLS)
+            rows_ptr = profile_ptr + found * 4
+            starts = tl.load(rows_ptr, mask=missing, other=0.0)
+            values = tl.load(rows_ptr + 1, mask=missing, other=0.0)
+            slopes = tl.load(rows_ptr + 2, mask=missing, other=0.0)
+            total = tl.where(missing, tl.fma(logits - starts, slopes, values), total)
+            chosen, start, end = popular(logits, found, carried, threshold_ptr, kinks, lowest, highest)
+            if chosen > 0:
+                left, right = start, end
+                value, slope = tl.load(profile_ptr + chosen * 4 + 1), tl.load(profile_ptr + chosen * 4 + 2)
         total = tl.where(counted, total + poison, 0.0).to(out_ptr.dtype.element_ty)
         if begin + BLOCK <= size:
             tl.store(out_ptr + begin + lanes, total)
         else:
             tl.store(out_ptr + begin + lanes, total, mask=lanes < size - begin)
         begin += tl.num_programs(0).to(tl.int64) * BLOCK
+
+
+def program_count(logits: Tensor) -> int:
+    """How many programs share the tiles of `logits`; no result depends on it."""
+    multiprocessors = 64  # an XPU's, about
+    if logits.device.type == "cuda":
+        multiprocessors = torch.cuda.get_device_properties(logits.device).multi_processor_count
+    programs = 2 if INTERPRETED else PROGRAMS_PER_MULTIPROCESSOR * multiprocessors
+    return min(triton.cdiv(logits.numel(), BLOCK), programs)
 
 
 def count(
@@ -215,9 +194,15 @@ def count(
         if logits.numel() == 0:
             return
         pointer, kind = ignore_argument(logits, ignore)
-        constants: dict[str, Any] = {"HARD": delta == 0, "IGNORE": kind, "CELLS": intervals.grid, "BLOCK": BLOCK}
+        constants: dict[str, Any] = {
+            "HARD": delta == 0,
+            "IGNORE": kind,
+            "CELLS": intervals.grid,
+            "BLOCK": BLOCK,
+            "num_warps": WARPS,
+        }
         with launch_context(logits):
-            tally_kernel[(min(triton.cdiv(logits.numel(), BLOCK), PROGRAMS),)](
+            tally_kernel[(program_count(logits),)](
                 logits,
                 pointer,
                 logits.numel(),
@@ -261,9 +246,9 @@ def scatter_to_logits(
         if level.numel() == 0:
             continue
         pointer, kind = ignore_argument(level, ignore)
-        constants: dict[str, Any] = {"IGNORE": kind, "CELLS": intervals.grid, "BLOCK": BLOCK}
+        constants: dict[str, Any] = {"IGNORE": kind, "CELLS": intervals.grid, "BLOCK": BLOCK, "num_warps": WARPS}
         with launch_context(level):
-            scatter_kernel[(min(triton.cdiv(level.numel(), BLOCK), PROGRAMS),)](
+            scatter_kernel[(program_count(level),)](
                 level,
                 pointer,
                 part,

@@ -1,4 +1,4 @@
-"""Sums along the kinks, of size R: from tallied intervals to masses, from weights to the profile of the scatter (Triton).
+"""Sums along the kinks (Triton): from tallied intervals to masses, from weights to the profile that scatter looks up.
 
     R  rows: the positives that are asked about      K  kinks b_k, thresholds t_k (`intervals.py`)
     n_k, o_k  logits in interval k, and the sum of their offsets s - t_{k-1}
@@ -24,8 +24,9 @@ from .intervals import INTERPRETED, Intervals
 from .targets import Masses
 from .tiles import launch_context
 
-# A scan is one program, so its time is that of its longest chain: few, wide blocks. 8 kinks a thread with 4 warps.
+# A scan is one program, so its time is that of its longest chain: few, wide blocks. 4 kinks a thread with 8 warps.
 SCAN_BLOCK = 4096 if INTERPRETED else 1024
+SCAN_WARPS = 8
 # Kinks and rows that nothing depends on in turn.
 BLOCK = 4096 if INTERPRETED else 128
 # An interval wider than this many units lies in no band, so where in it a logit is makes no difference.
@@ -44,7 +45,7 @@ def integrate_kernel(
     own_ptr,  # (K + 1, 2) int64, n and o of the positives
     along_ptr,  # (3, K + 1) int64: B_k, and J_k of negatives and of positives; in the last column: unused, T, T
     units,  # units per logit, a power of two
-    fine_units,  # the same times 2^FINE
+    finer,  # 2^FINE
     FINE: tl.constexpr,
     HARD: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -53,9 +54,9 @@ def integrate_kernel(
 
     The integral of C(t), the number of logits at or above t, from b_0 to b_k is T B_k - J_k with
 
-        B_k = b_k - b_0,     J_k = sum over j < k of D_{j+1} (b_{j+1} - b_j) - sum over logits of [b_j, b_{j+1}) (s - b_j)
+        B_k = b_k - b_0,     J_k = sum over j < k of D_{j+1} (b_{j+1} - b_j) - (sum of s - b_j over s in [b_j, b_{j+1}))
 
-    in units; offsets are counted from t_j, and n (t_j - b_j) is put back here. For a hard step, J_k is D_k.
+    in units; offsets come counted from t_j, and n (t_j - b_j) is put back here. For a hard step, J_k is D_k.
     """
     lanes = tl.arange(0, BLOCK)
     fine_before = tl.zeros((), tl.int64)
@@ -80,12 +81,10 @@ def integrate_kernel(
             position = tl.load(position_ptr + k, mask=inside, other=0.0)
             following = tl.load(position_ptr + k + 1, mask=k + 1 < kinks, other=0.0)
             gap = tl.where(k + 1 < kinks, following - position, 0.0)
-            widest = WIDEST * (1 << FINE)
-            fine = (tl.minimum(gap * fine_units, widest) + 0.5).to(tl.int64)
+            fine = (tl.minimum(gap * units, WIDEST) * finer + 0.5).to(tl.int64)
             fine_after = fine_before + tl.cumsum(fine, 0)
-            half: tl.constexpr = 1 << FINE >> 1
-            place = (fine_after - fine + half) >> FINE
-            width = ((fine_after + half) >> FINE) - place
+            place = (fine_after - fine) >> FINE
+            width = (fine_after >> FINE) - place
             threshold = tl.load(threshold_ptr + k, mask=inside, other=0.0).to(tl.float64)
             residue = (tl.minimum((threshold - position) * units, WIDEST) + 0.5).to(tl.int64)
             added = below * width - offset - count * residue
@@ -119,27 +118,27 @@ def masses_kernel(
     HARD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Per row the mass of negatives and of positives: the integral over its band over the band's width."""
+    """Per row the mass of negatives (program 0 of the second axis) or of positives: the integral of C over its band,
+    over the band as wide as it came out."""
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = index < count
+    kind = tl.program_id(1)
+    sums_ptr = along_ptr + (kind + 1) * (kinks + 1)
     largest = tl.load(rows_ptr + count - 1)
     lost = (tl.load(all_ptr) > 0) | (tl.load(own_ptr) > 0) | (largest != largest)
     lower = tl.load(place_ptr + index, mask=inside, other=0)
     upper = tl.load(place_ptr + count + index, mask=inside, other=0)
     place = tl.load(order_ptr + index, mask=inside, other=0)
-    if not HARD:
+    total = tl.load(sums_ptr + kinks)
+    mass = tl.load(sums_ptr + lower, mask=inside, other=0)
+    if HARD:
+        mass = (total - mass).to(tl.float64)
+    else:
         band = tl.load(along_ptr + upper, mask=inside, other=1) - tl.load(along_ptr + lower, mask=inside, other=0)
-    for kind in tl.static_range(2):
-        sums_ptr = along_ptr + (kind + 1) * (kinks + 1)
-        total = tl.load(sums_ptr + kinks)
-        mass = tl.load(sums_ptr + lower, mask=inside, other=0)
-        if HARD:
-            mass = (total - mass).to(tl.float64)
-        else:
-            area = total * band - (tl.load(sums_ptr + upper, mask=inside, other=0) - mass)
-            mass = area.to(tl.float64) / tl.maximum(band, 1).to(tl.float64)
-        mass = tl.where(lost, float("nan"), mass)
-        tl.store(masses_ptr + kind * count + place, mass, mask=inside)
+        area = total * band - (tl.load(sums_ptr + upper, mask=inside, other=0) - mass)
+        mass = area.to(tl.float64) / tl.maximum(band, 1).to(tl.float64)
+    mass = tl.where(lost, float("nan"), mass)
+    tl.store(masses_ptr + kind * count + place, mass, mask=inside)
 
 
 @triton.jit
@@ -153,7 +152,6 @@ def profile_kernel(
     count,  # R
     weights_ptr,  # (R,) float64, in the caller's order
     profile_ptr,  # (K + 1, 4) float32: start, value there, slope, unused; by interval
-    units,
     HARD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -163,7 +161,7 @@ def profile_kernel(
     """
     lanes = tl.arange(0, BLOCK)
     slope_before, value_before = tl.zeros((), tl.float64), tl.zeros((), tl.float64)
-    begin = tl.zeros((), tl.int32)
+    bands_before, begin = tl.zeros((), tl.int32), tl.zeros((), tl.int32)
     while begin < kinks:
         k = begin + lanes
         inside = k < kinks
@@ -181,17 +179,18 @@ def profile_kernel(
             # the band as wide as it came out, so that F rises by exactly w_i over it
             band = tl.load(position_ptr + upper, mask=inside, other=1.0)
             band -= tl.load(position_ptr + lower, mask=inside, other=0.0)
-            bend = tl.where(band > 0, weight / tl.where(band > 0, band, 1.0), 0.0)
-            bend = tl.where(owner < 0, -bend, bend)
+            bend = tl.where(owner < 0, -weight, weight) / band
             position = tl.load(position_ptr + k, mask=inside, other=0.0)
             following = tl.load(position_ptr + k + 1, mask=k + 1 < kinks, other=0.0)
             gap = tl.where(k + 1 < kinks, following - position, 0.0)
-            # outside of all bands the slope is what rounding leaves of 0, and a gap can be very wide
-            flat = (k + 1 >= kinks) | (gap * units > WIDEST)
-            slope = tl.where(flat, 0.0, slope_before + tl.cumsum(bend, 0))
+            # outside of all bands the slope is 0, and not what rounding leaves of it: a gap can be very wide
+            opened = tl.where(inside, tl.where(owner < 0, -1, 1), 0)
+            bands = bands_before + tl.cumsum(opened, 0)
+            slope = tl.where(bands == 0, 0.0, slope_before + tl.cumsum(bend, 0))
             rise = slope * gap
             value = value_before + tl.cumsum(rise, 0) - rise
             value += slope * (threshold.to(tl.float64) - position)
+            bands_before += tl.sum(opened, 0)
             slope_before += tl.sum(bend, 0)
             value_before += tl.sum(rise, 0)
         row = profile_ptr + (k + 1) * 4
@@ -215,7 +214,9 @@ def masses_of(intervals: Intervals, logits: Tensor, masked: Tensor, own: Tensor)
     masses = torch.empty((2, count), dtype=torch.float64, device=own.device)
     fine = max(min(FINEST_BITS, 62 - 30 - kinks.bit_length()), 0)
     units = units_per_logit(intervals.delta)
-    hard: dict[str, Any] = {"HARD": intervals.delta == 0}
+    hard = intervals.delta == 0
+    scan: dict[str, Any] = {"FINE": fine, "HARD": hard, "BLOCK": SCAN_BLOCK, "num_warps": SCAN_WARPS}
+    gather: dict[str, Any] = {"HARD": hard, "BLOCK": BLOCK}
     with launch_context(own):
         integrate_kernel[(1,)](
             intervals.position,
@@ -226,12 +227,10 @@ def masses_of(intervals: Intervals, logits: Tensor, masked: Tensor, own: Tensor)
             own,
             along,
             units,
-            math.ldexp(units, fine),
-            FINE=fine,
-            BLOCK=SCAN_BLOCK,
-            **hard,
+            math.ldexp(1.0, fine),
+            **scan,
         )
-        masses_kernel[(triton.cdiv(count, BLOCK),)](
+        masses_kernel[(triton.cdiv(count, BLOCK), 2)](
             intervals.rows,
             intervals.order,
             intervals.place,
@@ -241,8 +240,7 @@ def masses_of(intervals: Intervals, logits: Tensor, masked: Tensor, own: Tensor)
             logits,
             own,
             masses,
-            BLOCK=BLOCK,
-            **hard,
+            **gather,
         )
     return Masses(*masses)
 
@@ -250,6 +248,7 @@ def masses_of(intervals: Intervals, logits: Tensor, masked: Tensor, own: Tensor)
 def profile_of(intervals: Intervals, weights: Tensor) -> Tensor:
     """F in every interval, (K + 1, 4) float32: where it starts, the value there, the slope, unused; row 0 is unused."""
     profile = torch.empty((intervals.kinks + 1, 4), dtype=torch.float32, device=weights.device)
+    scan: dict[str, Any] = {"HARD": intervals.delta == 0, "BLOCK": SCAN_BLOCK, "num_warps": SCAN_WARPS}
     with launch_context(weights):
         profile_kernel[(1,)](
             intervals.position,
@@ -261,8 +260,6 @@ def profile_of(intervals: Intervals, weights: Tensor) -> Tensor:
             len(intervals.rows),
             weights,
             profile,
-            units_per_logit(intervals.delta),
-            HARD=intervals.delta == 0,
-            BLOCK=SCAN_BLOCK,
+            **scan,
         )
     return profile
