@@ -53,6 +53,27 @@ def test_crowds_are_left_out_and_empty_pictures_kept_or_not(files):
     assert data[0][1]["labels"].tolist() == [0, 1]
 
 
+def test_annotations_marked_ignore_are_left_out_like_crowds(files):
+    files.content["annotations"][0]["ignore"] = 1
+    files.content["annotations"][1]["ignore"] = False
+    files.content["annotations"][2]["iscrowd"] = None
+    data = files.read()
+    assert [len(data[i][1]["labels"]) for i in range(3)] == [2, 0, 0]
+    assert data.left_out == {}
+
+
+def test_lviss_pictures_are_found_by_their_url_below_one_root(files):
+    root = files.images / "coco"
+    for image, folder in zip(files.content["images"], ("train2017", "val2017", "train2017"), strict=True):
+        name = image.pop("file_name")
+        image["coco_url"] = f"http://images.cocodataset.org/{folder}/{name.split('/')[-1]}"
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (files.images / name).rename(root / folder / name.split("/")[-1])
+    files.images = root
+    data = files.read()
+    assert [int(data[i][0].max()) for i in range(3)] == [60, 120, 180]
+
+
 def test_indices_follow_pythons_rules(files):
     data = files.read()
     assert data[-1][1]["image_id"] == 5

@@ -29,6 +29,12 @@ FAULTS = {
     "no annotations": (lambda c: c.pop("annotations"), r"has no key 'annotations'"),
     "no categories": (lambda c: c.pop("categories"), r"has no key 'categories'"),
     "empty categories": (lambda c: c.update(categories=[]), r"'categories' is empty"),
+    "empty images": (lambda c: c.update(images=[]), r"'images' is empty"),
+    "crowd flag that is text": (
+        put("annotations", 0, iscrowd="no"),
+        r"annotation 1: 'iscrowd' must be 0 or 1, is 'no'",
+    ),
+    "ignore flag that is two": (put("annotations", 0, ignore=2), r"annotation 1: 'ignore' must be 0 or 1, is 2"),
     "section of a wrong kind": (lambda c: c.update(images={}), r"'images' must be a list, not a object"),
     "entry of a wrong kind": (
         lambda c: c["annotations"].append(5),
@@ -49,7 +55,10 @@ FAULTS = {
     "category without name": (drop("categories", 0, "name"), r"category 20 has no key 'name'"),
     "id that is text": (put("images", 1, id="x3"), r"image number 2: 'id' must be an integer, is 'x3'"),
     "id that is a boolean": (put("images", 1, id=True), r"'id' must be an integer, is True"),
-    "id beyond 64 bits": (put("images", 1, id=2**70), r"'id' of some image is beyond 64 bits"),
+    "id beyond 64 bits": (
+        put("images", 1, id=2**70),
+        r"image number 2: 'id' must be an integer of 64 bits, is 1.18059",
+    ),
     "unknown image": (
         put("annotations", 1, image_id=99),
         r"annotation 2: image_id 99 is no image .*\(image ids: 3, 5, 7\)",
@@ -67,7 +76,10 @@ FAULTS = {
     ),
     "box of text": (put("annotations", 1, bbox=["1", 2, 3, 4]), r"annotation 2: 'bbox' must be four numbers"),
     "box that is NaN": (put("annotations", 1, bbox=[1, 2, float("nan"), 4]), r"annotation 2: 'bbox' is not finite"),
-    "box beyond floats": (put("annotations", 1, bbox=[1, 2, 10**400, 4]), r"a number of some 'bbox' is too large"),
+    "box beyond floats": (
+        put("annotations", 1, bbox=[1, 2, 10**400, 4]),
+        r"annotation 2: 'bbox' is not finite: \[1, 2, 1000",
+    ),
     "missing picture": (
         put("images", 2, file_name="sub/d.png"),
         r"sub/d.png: no such picture; it is image 5 of .*json",
@@ -115,6 +127,26 @@ def test_a_missing_folder_and_many_missing_pictures_are_named(files, tmp_path):
         DataError, match=r"sub/a.png: no such picture; it is image 7 of .*\(3 of 3 pictures are missing\)"
     ):
         CocoDetection(files.annotations, files.images / "sub")
+
+
+def test_missing_pictures_that_lie_nearby_are_pointed_at(files):
+    for image in files.content["images"]:
+        image["coco_url"] = f"http://images.cocodataset.org/images/{image.pop('file_name').split('/')[-1]}"
+    (files.images / "sub" / "c.png").rename(files.images / "c.png")
+    with pytest.raises(DataError, match=rf"; it is below {files.images.parent}, name that folder$"):
+        files.read()
+    assert len(CocoDetection(files.annotations, files.images.parent)) == 3
+    files.content |= {"images": [{"id": 7, "file_name": "c.png", "height": 20, "width": 20}], "annotations": []}
+    (files.images / "c.png").rename(files.images / "sub" / "c.png")
+    with pytest.raises(DataError, match=rf"c.png: no such picture.*; it is below {files.images / 'sub'}, name that"):
+        files.read()
+
+
+def test_an_image_without_any_name(files):
+    del files.content["images"][1]["file_name"]
+    files.content["images"][1]["coco_url"] = "http://images.cocodataset.org/"
+    with pytest.raises(DataError, match=r"image 3 has no key 'file_name', and no 'coco_url' to stand for it"):
+        files.read()
 
 
 def test_a_picture_of_another_size_than_annotated(files):
