@@ -1,18 +1,34 @@
-"""A picture of a run: every loss term over the steps, and the COCO metrics of its validations."""
+"""A picture of a run, or of several: losses and diagnostics over the steps, and the metrics of the validations."""
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from rst.training.errors import ConfigError
 from rst.training.loggers import METRICS_FILE, read_rows
 
-_PANELS = (("RPN losses", "loss_rpn_"), ("RoI losses", "loss_roi_"))
-_METRICS = ("val/AP", "val/AP50", "val/AP75")
+_CORRELATION = "Spearman's correlation of score and IoU, positives"
+_NEGATIVES = "Negatives per positive"
+_LEARNING_RATE, _VALIDATION = "Learning rate", "Validation (per cent)"
+_PANELS = (
+    ("RPN losses", "loss_rpn_"),
+    ("RoI losses", "loss_roi_"),
+    (_CORRELATION, "spearman_"),
+    (_NEGATIVES, "negatives_per_positive_"),
+    ("Task balance: factor (lambda) of the box loss", "balance_"),
+)
+_OTHER_LOSSES = 2  # their place among these
+_METRICS = ("val/AP", "val/AP50", "val/AP75", "val/oLRP")
+_HEADS = {"rpn": "RPN", "roi": "R-CNN"}
+_DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")  # of the first run, the second ...
 
 Series = tuple[np.ndarray, np.ndarray]  # steps (n,) int64 ascending, values (n,) float64
 
@@ -38,66 +54,104 @@ def read_metrics(path: Path) -> dict[str, Series]:
     return curves
 
 
-def draw_curves(run: Path, output: Path) -> Path:
-    """Draw a run's losses (raw and smoothed), learning rate and validation metrics into a PNG file.
+def draw_curves(runs: Path | Sequence[Path], output: Path) -> Path:
+    """Draw losses, diagnostics (raw and smoothed), learning rate and validation metrics of runs into one PNG file.
 
     Args:
-        run: the folder of the run, with its metrics.csv.
+        runs: the folder of a run, with its metrics.csv, or several to compare: the colour then tells the curve, the
+            dashes tell the run, and only smoothed curves are drawn.
         output: the picture to write.
 
     Returns:
         `output`.
     """
-    curves = read_metrics(run / METRICS_FILE)
-    panels = _panels(curves)
+    folders = [runs] if isinstance(runs, Path) else list(runs)
+    of_run = dict(zip(run_names(folders), (read_metrics(run / METRICS_FILE) for run in folders), strict=True))
+    panels = _panels(sorted({name for curves in of_run.values() for name in curves}))
     columns = min(3, math.ceil(len(panels) / 2))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(5.6 * columns, 3.8 * rows), layout="constrained")  # inches
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (title, names) in zip(axes, panels, strict=False):
-        _draw_panel(axis, title, {name: curves[name] for name in names})
+        _draw_panel(axis, title, names, of_run)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    figure.suptitle(run.resolve().name)
+    if len(of_run) == 1:
+        figure.suptitle(*of_run)
+    else:
+        runs_and_dashes = zip(of_run, cycle(_DASHES), strict=False)
+        lines = [Line2D([], [], color="black", linestyle=dashes, label=run) for run, dashes in runs_and_dashes]
+        figure.legend(handles=lines, loc="outside upper center", ncols=len(lines), handlelength=4)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)
     return output
 
 
-def _panels(curves: dict[str, Series]) -> list[tuple[str, list[str]]]:
-    terms = [name for name in curves if name.startswith("loss_")]
-    panels = [("Total loss", ["loss"])] if "loss" in curves else []
-    for title, prefix in _PANELS:
-        names = sorted(name for name in terms if name.startswith(prefix))
-        terms = [name for name in terms if name not in names]
-        panels += [(title, names)] if names else []
-    panels += [("Other losses", sorted(terms))] if terms else []
-    panels += [("Learning rate", ["lr"])] if "lr" in curves else []
-    metrics = [name for name in _METRICS if name in curves]
-    return panels + ([("Validation (COCO, per cent)", metrics)] if metrics else [])
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """What to call runs: their folders' names, and where two have the same one their paths."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def _draw_panel(axis: Axes, title: str, curves: dict[str, Series]) -> None:
-    for name, (steps, values) in curves.items():
-        if name.startswith("val/"):
-            axis.plot(steps + 1, 100 * values, marker="o", markersize=3, label=name.removeprefix("val/"))
-        elif name == "lr":
-            axis.plot(steps + 1, values, label=name)
-        else:
-            line = axis.plot(steps + 1, smooth(values), linewidth=1.6, label=name, zorder=3)[0]
-            axis.plot(steps + 1, values, color=line.get_color(), alpha=0.25, linewidth=0.6)
+def _panels(names: list[str]) -> list[tuple[str, list[str]]]:
+    """Title and curves of each panel that has any, in the order of the picture."""
+    panels = [(title, [name for name in names if name.startswith(prefix)]) for title, prefix in _PANELS]
+    drawn = {name for _, of_panel in panels for name in of_panel}
+    others = [name for name in names if name.startswith("loss_") and name not in drawn]
+    metrics = [name for name in _METRICS if name in names]
+    panels.insert(_OTHER_LOSSES, ("Other losses", others))
+    panels.insert(0, ("Total loss", [name for name in names if name == "loss"]))
+    panels += [(_LEARNING_RATE, [name for name in names if name == "lr"]), (_VALIDATION, metrics)]
+    return [(title, of_panel) for title, of_panel in panels if of_panel]
+
+
+def _draw_panel(axis: Axes, title: str, names: list[str], of_run: dict[str, dict[str, Series]]) -> None:
+    shown, labelled = [np.zeros(0)], set()
+    for curves, dashes in zip(of_run.values(), cycle(_DASHES), strict=False):
+        for number, name in enumerate(names):
+            if name not in curves:
+                continue
+            steps, values = curves[name]
+            style: dict[str, Any] = {"color": f"C{number}", "linestyle": dashes}
+            if name not in labelled:
+                labelled.add(name)
+                style["label"] = _label(name)
+            if title == _VALIDATION:
+                axis.plot(steps + 1, 100 * values, marker="o", markersize=3, **style)
+            elif title == _LEARNING_RATE:
+                axis.plot(steps + 1, values, **style)
+            else:
+                smoothed = smooth(values)
+                shown.append(values if len(of_run) == 1 else smoothed)
+                axis.plot(steps + 1, smoothed, linewidth=1.6, zorder=3, **style)
+                if len(of_run) == 1:
+                    axis.plot(steps + 1, values, color=f"C{number}", alpha=0.25, linewidth=0.6)
     axis.set_title(title)
     axis.set_xlabel("optimiser step")
     axis.grid(alpha=0.3)
-    axis.set_ylim(bottom=0)
-    if title != "Learning rate":
+    _limit(axis, title, np.concatenate(shown))
+    axis.legend(fontsize="small", framealpha=0.6)
+
+
+def _limit(axis: Axes, title: str, shown: np.ndarray) -> None:
+    if title == _NEGATIVES:
+        axis.set_yscale("log")  # an RPN has ten times as many as a head, and a sampled one a thousandth
+    elif title == _CORRELATION:
+        axis.axhline(0, color="black", linewidth=0.8)
+        if len(shown):
+            axis.set_ylim(min(-0.1, float(np.quantile(shown, 0.01)) - 0.05), 1)
+    else:
+        axis.set_ylim(bottom=0)
         # A few outliers in the first steps must not flatten the rest.
-        shown = np.concatenate(
-            [values for name, (_, values) in curves.items() if not name.startswith("val/")] or [[0.0]]
-        )
         if len(shown) > 20 and (top := 1.15 * float(np.quantile(shown, 0.995))) > 0:
             axis.set_ylim(top=top)
-    axis.legend(fontsize="small", framealpha=0.6)
+
+
+def _label(name: str) -> str:
+    if name.startswith("val/"):
+        return name.removeprefix("val/") + " (lower is better)" * ("LRP" in name)
+    head = name.rpartition("_")[2]
+    return _HEADS[head] if head in _HEADS and not name.startswith("loss_") else name
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
