@@ -19,7 +19,7 @@ from rst.data.columns import SHOWN, Columns, absent_pictures, clip_boxes, elsewh
 from rst.data.errors import DataError, DataWarning
 from rst.data.faults import refuse
 from rst.data.fields import load_json
-from rst.data.masks import check_segmentation
+from rst.data.masks import check_segmentations
 
 FaultyBoxes = Literal["refuse", "leave_out"]
 
@@ -128,16 +128,16 @@ def _pickle_segmentations(
     objects: list[dict[str, Any]], rows: list[int], sizes: np.ndarray, file: Path
 ) -> dict[int, bytes]:
     """The checked segmentations of these rows, those without a usable polygon left out."""
-    pickled = {}
     for row in rows:
-        where = f"{file}: annotation {objects[row]['id']}"
         if "segmentation" not in objects[row]:
-            raise DataError(f"{where} has no key 'segmentation', which masks need")
-        height, width = sizes[row].tolist()
-        usable = check_segmentation(objects[row]["segmentation"], height, width, where)
-        if usable is not None:
-            pickled[row] = pickle.dumps(usable)
-    return pickled
+            raise DataError(f"{file}: annotation {objects[row]['id']} has no key 'segmentation', which masks need")
+
+    def raise_fault(index: int, text: str) -> None:
+        raise DataError(f"{file}: annotation {objects[rows[index]]['id']}: {text}")
+
+    segmentations = [objects[row]["segmentation"] for row in rows]
+    usable = check_segmentations(segmentations, sizes[rows].tolist(), raise_fault)
+    return {row: pickle.dumps(value) for row, value in zip(rows, usable, strict=True) if value is not None}
 
 
 def _report(left_out: dict[str, list[int]], file: Path, faulty_boxes: FaultyBoxes) -> None:

@@ -6,12 +6,14 @@ has the right form.
 
 import math
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from rst.data.errors import DataError
+from rst.data.run_lengths import whole_masks
 
 
 def check_segmentation(segmentation: Any, height: int, width: int, where: str) -> Any:
@@ -20,29 +22,50 @@ def check_segmentation(segmentation: Any, height: int, width: int, where: str) -
     Raises:
         DataError: a form that is neither. `where` begins the message.
     """
-    if isinstance(segmentation, list):
-        for polygon in segmentation:  # set, map and sum: a million polygons go through here
-            if not (isinstance(polygon, list) and set(map(type, polygon)) <= {int, float} and len(polygon) % 2 == 0):
-                raise DataError(
-                    f"{where}: a polygon of 'segmentation' must be a list of x, y pairs, is {polygon!r:.60}"
-                )
-            if not math.isfinite(sum(polygon)):
-                raise DataError(f"{where}: a polygon of 'segmentation' is not finite: {polygon!r:.60}")
-        return [polygon for polygon in segmentation if len(polygon) >= 6] or None
-    if not isinstance(segmentation, dict) or not {"counts", "size"} <= segmentation.keys():
-        raise DataError(f"{where}: 'segmentation' must be polygons or run lengths, is {segmentation!r:.60}")
-    size, counts = segmentation["size"], segmentation["counts"]
-    if size != [height, width]:
-        raise DataError(f"{where}: run lengths have size {size!r:.60}, the picture {[height, width]}")
-    try:
-        runs = _decompress(counts) if isinstance(counts, str) else counts
-        right = all(type(run) is int and run >= 0 for run in runs) and sum(runs) == height * width
-    except (TypeError, ValueError):
-        right = False
-    if not right:
-        # pycocotools would leave the pixels beyond the last run as they were in memory
-        raise DataError(f"{where}: run lengths do not add up to {height}x{width} pixels: {counts!r:.60}")
-    return segmentation
+
+    def raise_fault(_: int, text: str) -> None:
+        raise DataError(f"{where}: {text}")
+
+    return check_segmentations([segmentation], [[height, width]], raise_fault)[0]
+
+
+def check_segmentations(
+    segmentations: Sequence[Any], sizes: Sequence[list[int]], report: Callable[[int, str], None]
+) -> list[Any]:
+    """The usable part of each segmentation, as `check_segmentation` has it; None too where `report` got a fault.
+
+    Args:
+        segmentations: as in the file.
+        sizes: [height, width] of their pictures.
+        report: takes the index of a segmentation in a wrong form, and what is wrong with it.
+    """
+    usable: list[Any] = [None] * len(segmentations)
+    run_lengths = []
+    for index, segmentation in enumerate(segmentations):
+        if isinstance(segmentation, list):
+            fault = _polygon_fault(segmentation)
+            if not fault:
+                usable[index] = [polygon for polygon in segmentation if len(polygon) >= 6] or None
+        elif not isinstance(segmentation, dict) or not {"counts", "size"} <= segmentation.keys():
+            fault = f"'segmentation' must be polygons or run lengths, is {segmentation!r:.60}"
+        elif segmentation["size"] != sizes[index]:
+            fault = f"run lengths have size {segmentation['size']!r:.60}, the picture {sizes[index]}"
+        else:
+            fault = ""
+            run_lengths.append(index)
+        if fault:
+            report(index, fault)
+
+    counts = [segmentations[index]["counts"] for index in run_lengths]
+    pixels = np.array([sizes[index][0] * sizes[index][1] for index in run_lengths])
+    for index, whole in zip(run_lengths, whole_masks(counts, pixels), strict=True):
+        if whole:
+            usable[index] = segmentations[index]
+        else:
+            height, width = sizes[index]
+            text = f"run lengths do not add up to {height}x{width} pixels: {segmentations[index]['counts']!r:.60}"
+            report(index, text)
+    return usable
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
@@ -68,25 +91,36 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [int(side) for side in run_lengths["size"]], "counts": run_lengths["counts"].decode("ascii")}
 
 
-def _decompress(text: str) -> list[int]:
-    """Run lengths of COCO's compressed form.
+def extents(segmentations: Sequence[Any], heights: Sequence[int]) -> np.ndarray:
+    """(n, 4) float64 XYXY in pixels: the box of each usable segmentation, NaN where it marks nothing or is None."""
+    boxes = np.full((len(segmentations), 4), np.nan)
+    run_lengths = []
+    for index, segmentation in enumerate(segmentations):
+        if isinstance(segmentation, list):
+            xs = [value for polygon in segmentation for value in polygon[::2]]
+            ys = [value for polygon in segmentation for value in polygon[1::2]]
+            boxes[index] = min(xs), min(ys), max(xs), max(ys)
+        elif segmentation is not None:
+            run_lengths.append(index)
+    if run_lengths:
+        compressed: Any = [_compressed(segmentations[index], heights[index]) for index in run_lengths]
+        found = np.asarray(coco_mask.toBbox(compressed), np.float64).reshape(-1, 4)
+        found[:, 2:] += found[:, :2]
+        found[(found[:, 2:] <= found[:, :2]).any(1)] = np.nan
+        boxes[run_lengths] = found
+    return boxes
 
-    A number is groups of five bits, the lowest first, each a character from "0" on; the sixth bit says that more
-    follow, the fifth of the last group is the sign. From the fourth run on, a number is the difference to the run two
-    before.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - ord("0")
-        if not 0 <= bits < 64:
-            raise ValueError(f"{character!r} is no character of run lengths")
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            value -= (bits & 16) << (shift - 4)  # the sign bit stands for -2^shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise ValueError("run lengths end within a number")
-    return runs
+
+def _compressed(segmentation: dict[str, Any], height: int) -> Any:
+    runs: Any = segmentation
+    return runs if isinstance(runs["counts"], str) else coco_mask.frPyObjects(runs, height, runs["size"][1])
+
+
+def _polygon_fault(polygons: list[Any]) -> str:
+    """What is wrong with a list of polygons, "" if nothing; set, map and sum, because millions go through here."""
+    for polygon in polygons:
+        if not (isinstance(polygon, list) and set(map(type, polygon)) <= {int, float} and len(polygon) % 2 == 0):
+            return f"a polygon of 'segmentation' must be a list of x, y pairs, is {polygon!r:.60}"
+        if not math.isfinite(sum(polygon)):
+            return f"a polygon of 'segmentation' is not finite: {polygon!r:.60}"
+    return ""
