@@ -5,30 +5,33 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import LineStyleType
 
 from rst.training.errors import ConfigError
 from rst.training.loggers import METRICS_FILE, read_rows
 
 _CORRELATION = "Spearman's correlation of score and IoU, positives"
 _NEGATIVES = "Negatives per positive"
+_BALANCE = "Task balance: factor (lambda) of the box loss"
 _LEARNING_RATE, _VALIDATION = "Learning rate", "Validation (per cent)"
 _PANELS = (
     ("RPN losses", "loss_rpn_"),
     ("RoI losses", "loss_roi_"),
     (_CORRELATION, "spearman_"),
     (_NEGATIVES, "negatives_per_positive_"),
-    ("Task balance: factor (lambda) of the box loss", "balance_"),
+    (_BALANCE, "balance_"),
 )
 _OTHER_LOSSES = 2  # their place among these
 _METRICS = ("val/AP", "val/AP50", "val/AP75", "val/oLRP")
 _HEADS = {"rpn": "RPN", "roi": "R-CNN"}
-_DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")  # of the first run, the second ...
+_DASHES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")  # of the first run, the second ...
 
 Series = tuple[np.ndarray, np.ndarray]  # steps (n,) int64 ascending, values (n,) float64
 
@@ -128,14 +131,17 @@ def _draw_panel(axis: Axes, title: str, names: list[str], of_run: dict[str, dict
                     axis.plot(steps + 1, values, color=f"C{number}", alpha=0.25, linewidth=0.6)
     axis.set_title(title)
     axis.set_xlabel("optimiser step")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     _limit(axis, title, np.concatenate(shown))
     axis.legend(fontsize="small", framealpha=0.6)
 
 
 def _limit(axis: Axes, title: str, shown: np.ndarray) -> None:
-    if title == _NEGATIVES:
-        axis.set_yscale("log")  # an RPN has ten times as many as a head, and a sampled one a thousandth
+    if title in (_NEGATIVES, _BALANCE):
+        # An RPN has ten times as many negatives as a head. While a head's only positives are the ground truth among its
+        # proposals, its box loss is almost 0 and the factor thousands of times as large as later.
+        axis.set_yscale("log")
     elif title == _CORRELATION:
         axis.axhline(0, color="black", linewidth=0.8)
         if len(shown):

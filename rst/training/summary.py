@@ -24,7 +24,7 @@ def summarise(run: Path) -> dict[str, float]:
             negatives_per_positive_*          mean over the logged iterations of the first epoch (Table 10 of the paper)
             negatives_to_positives_*          sum of the negatives over sum of the positives in the same iterations, the
                                               other reading of that table
-            balance_*, balance_*_last_100     as spearman_*
+            balance_*, balance_*_largest      median and largest value of the logged iterations
     """
     path = run / METRICS_FILE
     curves = read_metrics(path)
@@ -32,12 +32,15 @@ def summarise(run: Path) -> dict[str, float]:
     last_step = max(steps[-1] for steps, _ in curves.values())
     found: dict[str, float] = {}
     for head in _TITLES:
-        for name in (f"spearman_{head}", f"balance_{head}"):
-            if name in curves:
-                steps, values = curves[name]
-                found[name] = float(values.mean())
-                last = values[steps > last_step - LAST]
-                found[f"{name}_last_{LAST}"] = float(last.mean()) if len(last) else float("nan")
+        correlation, balance = f"spearman_{head}", f"balance_{head}"
+        if correlation in curves:
+            steps, values = curves[correlation]
+            found[correlation] = float(values.mean())
+            if len(last := values[steps > last_step - LAST]):
+                found[f"{correlation}_last_{LAST}"] = float(last.mean())
+        if balance in curves:
+            _, values = curves[balance]
+            found |= {balance: float(np.median(values)), f"{balance}_largest": float(values.max())}
         ratio, positives, negatives = (
             _of_steps(curves.get(f"{name}_{head}"), first_epoch)
             for name in ("negatives_per_positive", "positives", "negatives")
@@ -65,8 +68,8 @@ def format_summary(runs: dict[str, dict[str, float]]) -> str:
             (f"{title}: the same, last {LAST}", f"spearman_{head}_last_{LAST}", ".3f"),
             (f"{title}: negatives per positive, first epoch, mean of ratios", f"negatives_per_positive_{head}", ".1f"),
             (f"{title}: the same, ratio of sums", f"negatives_to_positives_{head}", ".1f"),
-            (f"{title}: balance (lambda), all iterations", f"balance_{head}", ".3f"),
-            (f"{title}: the same, last {LAST}", f"balance_{head}_last_{LAST}", ".3f"),
+            (f"{title}: balance (lambda), median", f"balance_{head}", ".3g"),
+            (f"{title}: the same, largest", f"balance_{head}_largest", ".3g"),
         ]
     table = [
         [label, *(format(found[name], style) if name in found else "-" for found in runs.values())]

@@ -27,7 +27,7 @@ def run(tmp_path) -> Path:
         row = {"step": step, "epoch": int(step >= 100), "loss": 1.0, "loss_roi_rank": 0.5, "val/AP": "", "val/oLRP": ""}
         row["spearman_roi"] = "" if step % 5 == 0 else 0.2 if step < STEPS - LAST else 0.6
         row |= {"positives_roi": positives, "negatives_roi": 400, "negatives_per_positive_roi": 400 / positives}
-        row |= {"balance_roi": 2.0 if step < STEPS - LAST else 1.0}
+        row |= {"balance_roi": 5.0 if step == 0 else 2.0 if step < STEPS - LAST else 1.0}
         rows.append(row)
     rows.append({"step": STEPS - 1, "epoch": 1, "val/AP": 0.25, "val/oLRP": 0.75})
     return write(tmp_path / "run", rows)
@@ -60,8 +60,8 @@ def test_averages_worked_by_hand(run):
             "spearman_roi_last_100": 0.6,
             "negatives_per_positive_roi": (40 + 10) / 2,
             "negatives_to_positives_roi": 800 / 50,
-            "balance_roi": (2 * 150 + 1 * 100) / 250,
-            "balance_roi_last_100": 1.0,
+            "balance_roi": 2.0,
+            "balance_roi_largest": 5.0,
         }
     )
 
