@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from matplotlib.typing import LineStyleType
 
 from rst.training.errors import ConfigError
 from rst.training.loggers import METRICS_FILE, read_rows
@@ -31,7 +30,7 @@ _PANELS = (
 _OTHER_LOSSES = 2  # their place among these
 _METRICS = ("val/AP", "val/AP50", "val/AP75", "val/oLRP")
 _HEADS = {"rpn": "RPN", "roi": "R-CNN"}
-_DASHES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.")  # of the first run, the second ...
+_DASHES = ("-", "--", ":", "-.")  # of the first run, the second ...
 
 Series = tuple[np.ndarray, np.ndarray]  # steps (n,) int64 ascending, values (n,) float64
 
@@ -83,7 +82,8 @@ def draw_curves(runs: Path | Sequence[Path], output: Path) -> Path:
         figure.suptitle(*of_run)
     else:
         runs_and_dashes = zip(of_run, cycle(_DASHES), strict=False)
-        lines = [Line2D([], [], color="black", linestyle=dashes, label=run) for run, dashes in runs_and_dashes]
+        styles: list[dict[str, Any]] = [{"label": run, "linestyle": dashes} for run, dashes in runs_and_dashes]
+        lines = [Line2D([], [], color="black", **style) for style in styles]
         figure.legend(handles=lines, loc="outside upper center", ncols=len(lines), handlelength=4)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)
