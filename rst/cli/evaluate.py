@@ -1,57 +1,108 @@
-"""`rst evaluate`: score a checkpoint on a data set."""
+"""`rst evaluate`: score a checkpoint on a data set, or any tool's detections."""
 
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # --help should not wait for torch
+    from rst.evaluation import Evaluation
+
+MOST_CLASSES = 20  # in a table that was not asked for
 
 HELP = """\
-usage: rst evaluate --checkpoint FILE [--annotations FILE --images DIR] [--output DIR] [--KEY VALUE ...]
+usage: rst evaluate --detections FILE --annotations FILE [--iou-type bbox|segm] [--output FILE.json] [--plots DIR]
+       rst evaluate --checkpoint FILE [--annotations FILE --images DIR] [--output DIR] [--KEY VALUE ...]
 
-Score a checkpoint with the COCO metrics. Prints the table; writes detections.json (COCO results format) and
-metrics.json.
+Score detections of any tool, or a checkpoint, by the protocol of COCO or LVIS: average precision (AP, higher is
+better) and oLRP (lower is better) with its parts, localisation, false positives and false negatives; in all, by size
+and by class, with the score threshold that oLRP recommends for each class.
 
-where:
-  --checkpoint FILE    a checkpoint of rst train, or the folder of a run (its best checkpoint)
-  --annotations FILE   COCO annotations (default: the validation set of the run)
+detections of any tool:
+  --detections FILE    COCO results: a JSON list of {"image_id", "category_id", "score", "bbox" [x, y, width, height]
+                       in pixels and / or "segmentation" as compressed run lengths}
+  --annotations FILE   COCO or LVIS annotations
+  --iou-type TYPE      what is compared: bbox, boxes (default), or segm, masks
+  --output FILE.json   write every number, those of each class too (without it they are only printed)
+
+a checkpoint of rst train:
+  --checkpoint FILE    a checkpoint, or the folder of a run (its best checkpoint)
+  --annotations FILE   COCO or LVIS annotations (default: the validation set of the run)
   --images DIR         their pictures
-  --output DIR         folder for the two files (default: evaluation/ in the run's folder)
+  --output DIR         folder for detections.json, metrics.json and the plots (default: evaluation/ in the run's folder)
   --config FILE        the model's and data's settings (default: those stored with the checkpoint)
+  --data.images_per_batch N  --data.workers N  --data.test_short_side PIXELS  --model.score_threshold X
+  --trainer.devices N  --trainer.accelerator cpu   (default: one device, a GPU if there is one)
 
-often overridden:
-  --data.images_per_batch N  --data.workers N  --data.test_short_side PIXELS
-  --trainer.devices N        --trainer.accelerator cpu   (default: one device, a GPU if there is one)
-  --model.score_threshold X
+both:
+  --protocol NAME      coco or lvis (default: lvis if the annotations name frequencies and absent categories)
+  --plots DIR          draw precision_recall.png and olrp.png (LRP error against the score threshold)
+  --per-class          print the table of classes however many there are (default: up to 20)
 
-example:
+examples:
+  rst evaluate --detections results.json --annotations instances_val2017.json --output metrics.json
   rst evaluate --checkpoint runs/trees/checkpoints/best.ckpt
 """
+
+USAGE = HELP.partition("\n\n")[0].removeprefix("usage: ")  # for argparse's complaints
 
 
 def main(argv: list[str]) -> int:
     if not argv or {"-h", "--help"} & set(argv):
         print(HELP, end="")
         return 0 if argv else 2
-    parser = argparse.ArgumentParser(prog="rst evaluate", add_help=False, allow_abbrev=False)
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser = argparse.ArgumentParser(prog="rst evaluate", usage=USAGE, add_help=False, allow_abbrev=False)
+    of = parser.add_mutually_exclusive_group(required=True)
+    of.add_argument("--detections", type=Path)
+    of.add_argument("--checkpoint", type=Path)
     parser.add_argument("--annotations", type=Path)
     parser.add_argument("--images", type=Path)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--config", type=Path)
+    parser.add_argument("--iou-type", choices=("bbox", "segm"))
+    parser.add_argument("--protocol", choices=("auto", "coco", "lvis"), default="auto")
+    parser.add_argument("--plots", type=Path)
+    parser.add_argument("--per-class", action="store_true")
     options, overrides = parser.parse_known_args(argv)
-    return _evaluate(options, overrides)
+    if options.checkpoint is not None:
+        return _evaluate_checkpoint(options, overrides)
+    return _evaluate_detections(options, overrides)
 
 
-def _evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
+def _evaluate_detections(options: argparse.Namespace, overrides: list[str]) -> int:
+    from rst.evaluation import evaluate
+    from rst.training import ConfigError
+
+    given = [f"--{name}" for name in ("images", "config") if getattr(options, name) is not None]
+    if given or overrides:
+        raise ConfigError(f"{' '.join([*given, *overrides])}: belongs to --checkpoint, not to --detections")
+    if options.annotations is None:
+        raise ConfigError("--detections needs --annotations: the ground truth that they are compared with")
+    target = options.output
+    if target is not None and (target.is_dir() or not target.suffix):
+        target = target / "metrics.json"
+    evaluation = evaluate(options.annotations, options.detections, options.iou_type or "bbox", options.protocol)
+    _print(evaluation, options.per_class, target)
+    if target is not None:
+        _write(evaluation, target)
+    if options.plots is not None:
+        _draw(evaluation, options.plots)
+    return 0
+
+
+def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> int:
     from lightning.pytorch import Trainer
 
     from rst.cli.trained import load_trained
-    from rst.evaluation import format_table
+    from rst.evaluation import evaluate
     from rst.training import ConfigError, DetectionTraining
     from rst.training.callbacks import progress_bar
     from rst.training.run import quieten
 
     if (options.annotations is None) != (options.images is None):
         raise ConfigError("--annotations and --images belong together: give both or neither")
+    if options.iou_type == "segm":
+        raise ConfigError("--iou-type segm belongs to --detections: what a checkpoint detects here is boxes")
     if options.annotations is not None:
         overrides += ["--data.val_annotations", str(options.annotations), "--data.val_images", str(options.images)]
     # All of the data on one device of this machine, whatever the training had, unless the command line says otherwise.
@@ -66,9 +117,8 @@ def _evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
             f"{annotations}: its categories ({', '.join(data.class_names[:8])}) are not those of {trained.file} "
             f"({', '.join(trained.class_names[:8])})"
         )
-    module = DetectionTraining(
-        trained.model, annotations=annotations, class_names=data.class_names, category_ids=data.category_ids
-    )
+    # Without annotations the module gathers the detections of all processes and leaves judging them to what follows.
+    module = DetectionTraining(trained.model, class_names=data.class_names, category_ids=data.category_ids)
     quieten()
     chosen = ("accelerator", "strategy", "devices", "num_nodes", "precision", "limit_val_batches")
     trainer = Trainer(
@@ -84,9 +134,43 @@ def _evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
         output = options.output or trained.run / "evaluation"
         output.mkdir(parents=True, exist_ok=True)
         (output / "detections.json").write_text(json.dumps(module.results), encoding="utf-8")
-        (output / "metrics.json").write_text(json.dumps(module.metrics, indent=2) + "\n", encoding="utf-8")
-        print(format_table(module.metrics))
-        print(
-            f"rst: {len(module.results)} detections in {output / 'detections.json'}, metrics in metrics.json beside it"
-        )
+        evaluation = evaluate(annotations, module.results, "bbox", options.protocol)
+        _print(evaluation, options.per_class, output / "metrics.json")
+        _write(evaluation, output / "metrics.json")
+        _draw(evaluation, options.plots or output)
     return 0
+
+
+def _print(evaluation: "Evaluation", per_class: bool, target: Path | None) -> None:
+    from rst.evaluation import report
+
+    print(report.headline(evaluation))
+    print(report.format_table(evaluation.metrics))
+    shown = per_class or len(evaluation.classes) <= MOST_CLASSES
+    if shown:
+        print(f"\n{report.format_classes(evaluation)}")
+    print()
+    for note in report.notes(evaluation):
+        print(f"rst: note: {note}")
+    if evaluation.threshold is not None:
+        where = "in the table" if shown else f"in {target}" if target else "with --per-class or in --output FILE.json"
+        of_each = (
+            f" where one must serve all classes; one for each class {where}" if len(evaluation.classes) > 1 else ""
+        )
+        print(f"rst: score threshold that oLRP recommends: {report.format_threshold(evaluation.threshold)}{of_each}")
+
+
+def _write(evaluation: "Evaluation", target: Path) -> None:
+    from rst.evaluation import report
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = report.as_json(evaluation)
+    target.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    print(f"rst: every number, those of each class too: {target}")
+
+
+def _draw(evaluation: "Evaluation", folder: Path) -> None:
+    from rst.evaluation.plots import draw_evaluation
+
+    files = draw_evaluation(evaluation, folder)
+    print(f"rst: plots: {', '.join(map(str, files))}" if files else "rst: no plots: there is no object to detect")

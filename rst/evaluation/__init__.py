@@ -1,6 +1,8 @@
-"""Detections against ground truth: COCO's average precision, and pictures."""
+"""Detections against ground truth: average precision and oLRP by COCO's and LVIS's protocols, and pictures."""
 
-from rst.evaluation.coco import evaluate_detections, format_table, to_coco_results
 from rst.evaluation.draw import draw_detections
+from rst.evaluation.evaluator import Evaluation, evaluate, evaluate_detections
+from rst.evaluation.report import format_table
+from rst.evaluation.results import to_coco_results
 
-__all__ = ["draw_detections", "evaluate_detections", "format_table", "to_coco_results"]
+__all__ = ["Evaluation", "draw_detections", "evaluate", "evaluate_detections", "format_table", "to_coco_results"]

@@ -1,0 +1,114 @@
+"""Curves of an evaluation: precision against recall, and the LRP error against the score threshold.
+
+Letters: K classes, T thresholds, R recalls.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rst.evaluation.evaluator import Evaluation
+from rst.evaluation.lrp import GRID, on_grid
+from rst.evaluation.protocol import IOU_THRESHOLDS, RECALLS
+from rst.evaluation.report import SHAPES, format_threshold
+
+MOST_NAMED = 10  # classes that a legend names; more are thin lines
+SIZE = (6.4, 4.8)  # inches, of a panel
+NAMED = colormaps["tab10"].colors  # type: ignore[attr-defined]
+
+
+def draw_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """Draw precision_recall.png and olrp.png.
+
+    Args:
+        evaluation: with ground truth of at least one class; without, nothing is drawn.
+        folder: is made if need be.
+
+    Returns:
+        the files.
+    """
+    classes = [k for k, entry in enumerate(evaluation.classes) if entry["objects"]]
+    if not classes:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = SHAPES[evaluation.truth.iou_type]
+
+    figure = Figure(figsize=(2 * SIZE[0], SIZE[1]), layout="constrained")
+    over_classes, by_class = figure.subplots(1, 2)
+    _draw_precision(over_classes, evaluation, classes)
+    over_classes.set_title(f"Precision of {kind}, mean of {_count(classes)}")
+    _draw_classes(by_class, evaluation, classes)
+    by_class.set_title(f"By class, at an IoU of {IOU_THRESHOLDS[0]:.2f}")
+    for axis in (over_classes, by_class):
+        axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+        axis.grid(alpha=0.3)
+    precision_recall = folder / "precision_recall.png"
+    figure.savefig(precision_recall, dpi=120)
+
+    figure = Figure(figsize=(1.4 * SIZE[0], 1.2 * SIZE[1]), layout="constrained")
+    axis = figure.subplots()
+    _draw_lrp(axis, evaluation, classes)
+    axis.set_title(f"LRP error of {kind}: the lowest point of a curve is its oLRP")
+    axis.set(xlabel="score threshold", ylabel="LRP error in per cent", xlim=(0, 1))
+    axis.grid(alpha=0.3)
+    olrp = folder / "olrp.png"
+    figure.savefig(olrp, dpi=120)
+    return [precision_recall, olrp]
+
+
+def _draw_precision(axis: Axes, evaluation: Evaluation, classes: list[int]) -> None:
+    mean = evaluation.precision[:, :, classes, 0].mean(2)  # (T, R)
+    for t, threshold in enumerate(IOU_THRESHOLDS):
+        colour = colormaps["viridis"](t / len(IOU_THRESHOLDS))
+        label = f"IoU {threshold:.2f}: AP {100 * mean[t].mean():.1f}"
+        axis.plot(RECALLS, mean[t], color=colour, linewidth=1.2, label=label)
+    label = f"mean: AP {100 * mean.mean():.1f}"
+    axis.plot(RECALLS, mean.mean(0), color="black", linewidth=2, label=label)
+    axis.legend(fontsize="small")
+
+
+def _draw_classes(axis: Axes, evaluation: Evaluation, classes: list[int]) -> None:
+    at_half = evaluation.precision[0, :, :, 0]  # (R, K)
+    named = len(classes) <= MOST_NAMED
+    for place, k in enumerate(classes):
+        entry = evaluation.classes[k]
+        label = f"{entry['name']}: AP50 {100 * entry['AP50']:.1f}" if named else None if place else "one class"
+        axis.plot(RECALLS, at_half[:, k], **_style(place, named), label=label)
+    if len(classes) > 1:
+        mean = at_half[:, classes].mean(1)
+        label = f"mean of {_count(classes)}: AP50 {100 * mean.mean():.1f}"
+        axis.plot(RECALLS, mean, color="black", linewidth=2, label=label)
+    axis.legend(fontsize="small")
+
+
+def _draw_lrp(axis: Axes, evaluation: Evaluation, classes: list[int]) -> None:
+    named = len(classes) <= MOST_NAMED
+    for place, k in enumerate(classes):
+        entry, style = evaluation.classes[k], _style(place, named)
+        best = "no true positive"
+        if entry["threshold"] is not None:
+            best = f"oLRP {100 * entry['oLRP']:.1f} at {format_threshold(entry['threshold'])}"
+            axis.plot(entry["threshold"], 100 * entry["oLRP"], "o", color=style["color"], alpha=style["alpha"])
+        label = f"{entry['name']}: {best}" if named else None if place else "one class, and its oLRP"
+        axis.plot(GRID, 100 * on_grid(evaluation.curves[k]), **style, label=label)
+    if len(classes) > 1 and evaluation.threshold is not None:
+        best = 100 * evaluation.mean_error.min()
+        label = f"mean of {_count(classes)}: {best:.1f} at {format_threshold(evaluation.threshold)} for all of them"
+        axis.plot(GRID, 100 * evaluation.mean_error, color="black", linewidth=2, label=label)
+        axis.plot(evaluation.threshold, best, "o", color="black")
+    axis.legend(fontsize="small")
+
+
+def _style(place: int, named: bool) -> dict[str, Any]:
+    return {
+        "color": NAMED[place] if named else "tab:blue",
+        "linewidth": 1.2 if named else 0.5,
+        "alpha": 1.0 if named else 0.25,
+    }
+
+
+def _count(classes: list[int]) -> str:
+    return f"{len(classes)} class{'es' if len(classes) > 1 else ''}"
