@@ -1,0 +1,171 @@
+"""One ranking over several processes: the values and the gradients of one process that holds everything.
+
+Each number of processes is started once, for all cases; see `ranking_processes`.
+"""
+
+import functools
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+from rank_sort_cases import INTERPRETED
+from ranking_processes import (
+    ASKED,
+    BATCH,
+    CASES,
+    LOSSES,
+    REFUSING,
+    SUBGROUP,
+    HostLooks,
+    Outcome,
+    network,
+    one_step,
+    outcome,
+    run_processes,
+)
+
+from rst.kernels import alrp, average_precision, rank_sort, ranking_loss
+
+WORLDS = (2,) if INTERPRETED else (2, 4)
+BACKENDS = ["triton tiled", "triton breakpoints"] if INTERPRETED else ["torch"]
+OF_TORCH = pytest.mark.skipif(INTERPRETED, reason="asked of the torch backend, in another process")
+pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
+
+
+@pytest.fixture(scope="module", params=WORLDS, ids="{} processes".format)
+def processes(request, tmp_path_factory) -> list[dict]:
+    """What each process of a group got: all of it, for all of the tests below."""
+    return run_processes(request.param, tmp_path_factory.mktemp("processes"))
+
+
+@functools.cache
+def expected(name: str, loss: str, form: str) -> Outcome:
+    """What one process gets that holds everything, by torch operators."""
+    return outcome(loss, form, CASES[name].ranking, slice(None), backend="torch")
+
+
+def assert_close(got: torch.Tensor, truth: torch.Tensor, relative: float) -> None:
+    """Relative in the L1 norm, and NaN in the same places."""
+    assert got.dtype == truth.dtype
+    assert torch.equal(got.isnan(), truth.isnan())
+    got, truth = got.nan_to_num().double(), truth.nan_to_num().double()
+    assert (got - truth).abs().sum() <= relative * truth.abs().sum()
+
+
+@pytest.mark.parametrize("backend", range(len(BACKENDS)), ids=BACKENDS)
+@pytest.mark.parametrize(("name", "loss", "form"), ASKED)
+def test_equals_one_process_holding_everything(processes, name, loss, form, backend):
+    parts: list[Outcome] = [got[name, loss, form, backend] for got in processes]
+    truth, world = expected(name, loss, form), len(processes)
+    precise = torch.finfo(truth.gradient.dtype).eps == torch.finfo(torch.float64).eps
+    for part in parts:
+        assert part.values == pytest.approx(parts[0].values, rel=1e-15, nan_ok=True)
+        assert part.values == pytest.approx(truth.values, abs=1e-14 if precise else 1e-6, nan_ok=True)
+    # averaged, as data-parallel training does it; the sizes of the groups are powers of two, which round nothing
+    gradient = torch.cat([part.gradient for part in parts]) / world
+    error_gradient = torch.cat([part.error_gradient for part in parts]) / world
+    assert_close(gradient, truth.gradient, 1e-13 if precise else 1e-6)
+    assert_close(error_gradient, truth.error_gradient, 1e-6)
+
+
+@OF_TORCH
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.grid])
+def test_equals_to_the_last_bit_where_sums_do_not_round(processes, name, loss):
+    """Dense targets keep the order of the positives; another order rounds the sums among them differently."""
+    parts: list[Outcome] = [got[name, loss, "dense", 0] for got in processes]
+    truth = expected(name, loss, "dense")
+    assert all(part.values == truth.values for part in parts)
+    assert torch.equal(torch.cat([part.gradient for part in parts]) / len(parts), truth.gradient)
+    assert torch.equal(torch.cat([part.error_gradient for part in parts]) / len(parts), truth.error_gradient)
+
+
+@OF_TORCH
+@pytest.mark.parametrize("name", [name for name in CASES if "NaN" in name and "ignored" not in name])
+def test_a_nan_in_one_process_is_everybodys(processes, name):
+    """All of it but the ignored logits, in the processes without the NaN too."""
+    case = CASES[name]
+    for got, part in zip(processes, case.parts(len(processes)), strict=True):
+        for loss, form in [(loss, form) for asked, loss, form in ASKED if asked == name]:
+            gradient = got[name, loss, form, 0].gradient
+            assert torch.equal(gradient.isnan(), ~(case.ranking.targets[part] < 0)), loss
+
+
+@OF_TORCH
+def test_a_group_inside_the_world(processes):
+    """Its processes rank theirs together; one that is not in it is told so by the argument's name."""
+    case, world = CASES["ties"], len(processes)
+    members = SUBGROUP[world]
+    held = torch.cat([torch.arange(len(case.ranking.logits))[case.parts(world)[rank]] for rank in members])
+    ranking = replace(case.ranking, logits=case.ranking.logits[held], targets=case.ranking.targets[held])
+    truth = outcome("rank_sort", "dense", ranking, slice(None))
+    got: list[Outcome] = [processes[rank]["subgroup"] for rank in members]
+    assert all(part.values == pytest.approx(truth.values, abs=1e-6) for part in got)
+    assert_close(torch.cat([part.gradient for part in got]) / len(members), truth.gradient, 1e-6)
+    message = "group: expected a torch.distributed.ProcessGroup that this process is in, got "
+    for rank in set(range(world)) - set(members):
+        assert processes[rank]["not a member"].startswith(message)
+
+
+@OF_TORCH
+@pytest.mark.parametrize("loss", LOSSES)
+def test_without_a_group_each_process_ranks_its_own(processes, loss):
+    """Also where processes are; and a group of one process changes no bit."""
+    case = CASES["ties"]
+    for got, part in zip(processes, case.parts(len(processes)), strict=True):
+        truth = outcome(loss, "dense", case.ranking, part)
+        for way in ("no group", "a group of one"):
+            assert got[way, loss].values == truth.values
+            assert torch.equal(got[way, loss].gradient, truth.gradient)
+            assert torch.equal(got[way, loss].error_gradient, truth.error_gradient)
+
+
+@OF_TORCH
+def test_data_parallel_training_takes_the_step_of_one_process(processes):
+    before = torch.cat([parameter.detach().flatten() for parameter in network().parameters()])
+    truth = one_step(network(), slice(None))
+    assert sum(part.stop - part.start for part in BATCH[len(processes)]) == 300
+    for got in processes:
+        assert torch.equal(got["step"], processes[0]["step"])
+        assert_close(got["step"] - before, truth - before, 1e-5)  # a difference of parameters a hundred times larger
+    assert (truth - before).abs().max() > 0.01
+
+
+@OF_TORCH
+def test_the_host_waits_once(processes):
+    """To learn how many positives everybody has."""
+    for got in processes:
+        assert got["looks"] == ["tolist"]
+
+
+@OF_TORCH
+def test_host_looks_are_seen():
+    with HostLooks() as looks:
+        value = torch.ones(1)
+        bool(value > 0)
+        value.tolist()
+        float(value)
+        value.nonzero()
+    assert looks.seen == ["__bool__", "tolist", "__float__", "nonzero"]
+
+
+@OF_TORCH
+def test_the_dense_equations_refuse_a_group(processes):
+    for got in processes:
+        for loss in REFUSING:
+            assert got["reference", loss] == "group: backend 'reference' ranks the logits of one process alone"
+
+
+@OF_TORCH
+@pytest.mark.parametrize("group", ["world", 0, dist.GroupMember.NON_GROUP_MEMBER, dist.group])
+def test_a_group_of_another_type(group):
+    logits, targets = torch.zeros(3), torch.tensor([1.0, 0, 0])
+    for loss in (
+        rank_sort,
+        average_precision,
+        functools.partial(alrp, localisation_error=torch.zeros(1)),
+        functools.partial(ranking_loss, lambda counts: counts.false_positives),
+    ):
+        with pytest.raises(ValueError, match=r"group: expected a torch.distributed.ProcessGroup that this process is"):
+            loss(logits, targets, group=group)
