@@ -19,7 +19,9 @@ SIZES = {"RPN, all anchors": (1_070_160, 160), "ATSS / PAA": (21_401_500, 1500),
 
 
 def case(table: str, shape: str, stage: str, contender: str, seconds: float, **extra: Any) -> dict[str, Any]:
-    logits, positives = SIZES.get(shape, (1_000_100, int(shape.split("=")[-1]) if "=" in shape else 100))
+    logits, positives = SIZES.get(
+        shape, (1_000_100, int(shape.split("=")[-1].replace(",", "")) if "=" in shape else 100)
+    )
     extra = {"table": table, "shape": shape, "stage": stage, "contender": contender, "kind": KINDS[contender]} | extra
     extra |= {"logits": logits, "positives": positives}
     if KINDS[contender] != "pointwise" and table != "memory":
