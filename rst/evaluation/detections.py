@@ -15,9 +15,8 @@ import numpy as np
 
 from rst.data.errors import DataError
 from rst.data.fields import load_json, short
-from rst.data.masks import check_segmentation
+from rst.data.run_lengths import whole_masks
 from rst.evaluation.protocol import Protocol
-from rst.evaluation.run_lengths import first_broken
 from rst.evaluation.truth import GroundTruth, Shapes, is_box, mask_areas
 
 ASTRAY = 0.1  # share of boxes that may lie mostly outside their pictures before it is said
@@ -196,11 +195,9 @@ def _masks(values: list[Any], sizes: np.ndarray, source: str) -> list[Any]:
         if value.get("size") != size:
             raise DataError(f"{source}[{i}]: run lengths have size {short(value.get('size'))}, the picture {size}")
         texts.append(counts if isinstance(counts, str) else counts.decode("latin-1"))
-    broken = first_broken(texts, sizes.prod(1))
-    if broken is not None:
-        height, width = sizes[broken].tolist()
-        check_segmentation({"size": [height, width], "counts": texts[broken]}, height, width, f"{source}[{broken}]")
-        raise AssertionError(f"run lengths refused by one check and taken by the other: {texts[broken]!r}")
+    for i in np.flatnonzero(~whole_masks(texts, sizes.prod(1))):
+        height, width = sizes[i]
+        raise DataError(f"{source}[{i}]: run lengths do not add up to {height}x{width} pixels: {short(texts[i])}")
     return [{"size": size, "counts": text} for size, text in zip(sizes.tolist(), texts, strict=True)]
 
 

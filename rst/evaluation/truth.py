@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from rst.data.errors import DataError
 from rst.data.fields import integers, load_json, refuse_duplicates, section, short
-from rst.data.masks import check_segmentation
+from rst.data.masks import check_segmentations
 from rst.evaluation.protocol import FREQUENCIES, PROTOCOLS, IouType, Protocol, ProtocolName
 
 Shapes = np.ndarray | list[Any]  # (n, 4) float64 [x, y, width, height] in pixels, or n compressed run lengths
@@ -144,22 +144,12 @@ def _shapes(
     objects: list[dict[str, Any]], sizes: np.ndarray, iou_type: IouType, file: Path
 ) -> tuple[Shapes, np.ndarray]:
     """Shapes, and areas (G,) in square pixels: the file's, else those of the shapes."""
-    shapes: list[Any] = []
-    for entry, (height, width) in zip(objects, sizes.tolist(), strict=True):
-        where = f"{file}: annotation {entry['id']}"
-        if iou_type == "segm":
-            shapes.append(_run_lengths(entry.get("segmentation"), height, width, where))
-        elif is_box(entry.get("bbox")):
-            shapes.append(entry["bbox"])
-        else:
-            raise DataError(
-                f"{where}: 'bbox' must be four finite numbers [x, y, width, height], is {short(entry.get('bbox'))}"
-            )
     if iou_type == "segm":
+        shapes: Shapes = _masks(objects, sizes.tolist(), file)
         own = mask_areas(shapes)
     else:
-        shapes = np.array(shapes, np.float64).reshape(-1, 4)  # type: ignore[assignment]
-        own = np.prod(shapes, axis=1, where=[False, False, True, True])
+        shapes = _boxes(objects, file)
+        own = shapes[:, 2] * shapes[:, 3]
     areas = [entry.get("area", area) for entry, area in zip(objects, own.tolist(), strict=True)]
     for entry, area in zip(objects, areas, strict=True):
         if type(area) not in (int, float) or not 0 <= area < float("inf"):
@@ -167,14 +157,32 @@ def _shapes(
     return shapes, np.array(areas, np.float64)
 
 
-def _run_lengths(segmentation: Any, height: int, width: int, where: str) -> Any:
-    """Compressed run lengths of polygons or run lengths; an empty mask where no polygon has three points."""
-    usable: Any = check_segmentation(segmentation, height, width, where)
-    if usable is None:
-        return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
-    if isinstance(usable, list):
-        return coco_mask.merge(coco_mask.frPyObjects(usable, height, width))  # type: ignore[arg-type]
-    return coco_mask.frPyObjects(usable, height, width) if isinstance(usable["counts"], list) else usable
+def _boxes(objects: list[dict[str, Any]], file: Path) -> np.ndarray:
+    for entry in objects:
+        if not is_box(entry.get("bbox")):
+            raise DataError(
+                f"{file}: annotation {entry['id']}: 'bbox' must be four finite numbers [x, y, width, height], width "
+                f"and height not negative, is {short(entry.get('bbox'))}"
+            )
+    return np.array([entry["bbox"] for entry in objects], np.float64).reshape(-1, 4)
+
+
+def _masks(objects: list[dict[str, Any]], sizes: list[list[int]], file: Path) -> list[Any]:
+    """Compressed run lengths; an empty mask where no polygon has three points."""
+
+    def refuse(index: int, text: str) -> None:
+        raise DataError(f"{file}: annotation {objects[index]['id']}: {text}")
+
+    masks: list[Any] = check_segmentations([entry.get("segmentation") for entry in objects], sizes, refuse)
+    for index, (usable, (height, width)) in enumerate(zip(masks, sizes, strict=True)):
+        if usable is None:
+            masks[index] = coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
+        elif isinstance(usable, list):
+            polygons: Any = coco_mask.frPyObjects(usable, height, width)
+            masks[index] = coco_mask.merge(polygons)
+        elif isinstance(usable["counts"], list):
+            masks[index] = coco_mask.frPyObjects(usable, height, width)
+    return masks
 
 
 def _frequencies(categories: list[dict[str, Any]], file: Path) -> list[str]:

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from rst.data import DataError
-from rst.data.masks import check_segmentation, encode_mask
+from rst.data.masks import encode_mask
 from rst.evaluation import evaluate, evaluate_detections
 from rst.evaluation.report import notes
-from rst.evaluation.run_lengths import first_broken
 
 SQUARE = np.zeros((100, 200), bool)
 SQUARE[10:50, 10:50] = True
@@ -104,30 +103,6 @@ def test_faulty_masks_are_named(annotations, segmentation, message):
     results = [RESULT, RESULT | {"segmentation": segmentation}, RESULT]
     with pytest.raises(DataError, match=rf"results\[1\]: .*{message}"):
         evaluate_detections(annotations(), results, "segm")
-
-
-def test_whole_run_lengths_are_told_from_broken_ones():
-    random = np.random.default_rng(0)
-    masks = [random.random((height, 37)) < share for height in (1, 5, 40) for share in (0, 0.02, 0.5, 0.98, 1)] * 6
-    texts = [encode_mask(mask)["counts"] for mask in masks]
-    pixels = np.array([mask.size for mask in masks])
-    assert first_broken(texts, pixels) is None
-    assert first_broken([], pixels[:0]) is None
-    large = encode_mask(np.ones((4000, 6000), bool))["counts"]
-    assert first_broken([*texts, large], np.append(pixels, 4000 * 6000)) is None
-    broken = 0
-    for place, mask in enumerate(masks):
-        for _ in range(10):
-            where = random.integers(len(texts[place]))
-            spoilt = texts[place][:where] + chr(random.integers(45, 115)) + texts[place][where + random.integers(2) :]
-            try:
-                check_segmentation({"size": list(mask.shape), "counts": spoilt}, *mask.shape, "")
-                expected = None
-            except DataError:
-                expected, broken = place, broken + 1
-            assert first_broken([*texts[:place], spoilt, *texts[place + 1 :]], pixels) == expected
-    assert broken > 800
-    assert first_broken(["0" * 3 + "o" * 9 + "0"], np.array([9])) == 0, "a number of many characters"
 
 
 def test_detections_of_another_data_set_are_refused(annotations, tmp_path):
