@@ -5,6 +5,7 @@ python bench/memory.py CONTENDER POSITIVES NEGATIVES     prints MiB at the stage
 One process for one figure: what an allocator keeps from before cannot hide.
 """
 
+import ctypes
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def measure(contender: str, shape: Shape, stage: Stage) -> float:
     run(sample(Shape(20, 1000), stage))  # what torch loads once is not the loss's,
     torch.zeros(1_000_000).sin_().sum()  # nor are its threads
     data = sample(shape, stage)
+    ctypes.CDLL(None).malloc_trim(0)  # memory that making the sample has freed would take up the loss's own unseen
     forget_peak()
     before = memory("VmRSS")
     gradient = run(data).gradient
