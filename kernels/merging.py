@@ -26,9 +26,10 @@ LEAST_CELLS, MOST_CELLS = 1 << 8, 1 << 15
 LEAST_SPAN = tl.constexpr(1e-30)
 # Numbers of size 1 that differ by less may be one float64.
 FLOAT64_STEP = tl.constexpr(2.0**-52)
-# One element a thread: each is a chain of dependent loads, so spread them over the GPU. The interpreter pays per
-# operation instead, whatever the tile.
-BLOCK = 4096 if INTERPRETED else 128
+# One or two elements a thread and one warp a program: each element is a chain of dependent loads, so spread them over
+# the GPU and let none wait for another warp. The interpreter pays per operation instead, whatever the tile.
+BLOCK = 4096 if INTERPRETED else 64
+WARPS = 1
 
 # Which kinks, or rows, come before a bound.
 BELOW = tl.constexpr(0)
@@ -193,7 +194,7 @@ def build_intervals(rows: Tensor, delta: float) -> Intervals:
         cells=torch.empty(cells + 2, dtype=torch.int32, device=rows.device),
         frame=torch.empty(8, dtype=torch.float32, device=rows.device),
     )
-    constants: dict[str, Any] = {"HARD": delta == 0, "CELLS": cells, "BLOCK": BLOCK}
+    constants: dict[str, Any] = {"HARD": delta == 0, "CELLS": cells, "BLOCK": BLOCK, "num_warps": WARPS}
     with launch_context(rows):
         intervals_kernel[(triton.cdiv(max(count, cells + 2), BLOCK),)](
             ascending,

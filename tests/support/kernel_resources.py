@@ -6,7 +6,7 @@ Needs a process without TRITON_INTERPRET, and no GPU. The assembler ships in Tri
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import triton
@@ -14,7 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from rst.kernels import columns, rows
+from rst.kernels import breakpoints, columns, merging, rows, scans
 
 TARGETS = {
     "cuda 80": GPUTarget("cuda", 80, 32),
@@ -24,13 +24,23 @@ TARGETS = {
 }
 
 
+# Types of the arguments that are no pointers.
+NUMBERS = {
+    **dict.fromkeys(["size"], "i64"),
+    **dict.fromkeys(["count", "kinks", "tables"], "i32"),
+    **dict.fromkeys(["delta", "inverse_width", "room", "units", "finer"], "fp32"),
+}
+# Instructions that load from or store to a thread's own memory.
+LOCAL_MEMORY = re.compile(r"\b(LDL|STL)\b")
+
+
 @dataclass(frozen=True)
 class Resources:
     """What one program of a compiled kernel takes."""
 
     registers: int  # per thread (vector registers on AMD)
     spilled: int  # bytes per thread, or registers on AMD
-    stack: int  # bytes per thread
+    stack: int  # bytes per thread that an instruction uses
     shared: int  # bytes per program
 
 
@@ -41,11 +51,21 @@ class Variant:
     kernel: triton.runtime.JITFunction
     pointers: dict[str, str]  # argument -> pointer type
     constants: dict[str, object]
+    options: dict[str, object] = field(default_factory=dict)  # of the compiler, such as num_warps
 
     def signature(self) -> dict[str, str]:
         """Types of all arguments, in order."""
-        numbers = {"size": "i64", "count": "i32", "delta": "fp32", "inverse_width": "fp32"}
-        return {name: self.pointers.get(name) or numbers.get(name, "constexpr") for name in self.kernel.arg_names}
+        types = {}
+        for parameter in self.kernel.params:
+            known = {**NUMBERS, **self.pointers}.get(parameter.name, "constexpr")
+            types[parameter.name] = parameter.annotation_type or known
+        return types
+
+    def source(self) -> ASTSource:
+        """What to compile; memory begins where torch's allocator lets it, at multiples of 16 bytes."""
+        types = self.signature()
+        aligned = {(place,): [["tt.divisibility", 16]] for place, kind in enumerate(types.values()) if kind[0] == "*"}
+        return ASTSource(fn=self.kernel, signature=types, constexprs=self.constants, attrs=aligned)
 
 
 def variants() -> dict[str, Variant]:
@@ -79,13 +99,58 @@ def variants() -> dict[str, Variant]:
             {**among, "spread_ptr": "*fp32", "out_ptr": "*fp32"},
             {"HARD": hard, "BLOCK_P": columns.BLOCK_P, "BLOCK_N": columns.BLOCK_N},
         )
+        found[f"weigh {step}"] = Variant(
+            rows.weigh_kernel,
+            {"positives_ptr": "*fp32", "values_ptr": "*fp32", "out_ptr": "*fp32"},
+            {"HARD": hard, "BLOCK_P": rows.BLOCK_P, "BLOCK_N": rows.BLOCK_N},
+        )
+    return {**found, **breakpoints_variants()}
+
+
+def breakpoints_variants() -> dict[str, Variant]:
+    """The kernels of the breakpoints algorithm: over the logits, and along the kinks.
+
+    float16 is compiled once, for it differs from bfloat16 in nothing but the widening.
+    """
+    found = {}
+    seen = [(logits, kind) for logits in ("fp32", "bf16") for kind in range(3)] + [("fp16", 0)]
+    for logits, kind in seen:
+        ignore = (logits, "u8", "fp32")[kind]
+        search = {"threshold_ptr": "*fp32", "cells_ptr": "*i32", "frame_ptr": "*fp32"}
+        pointers = {"logits_ptr": f"*{logits}", "ignore_ptr": f"*{ignore}", **search}
+        constants = {"IGNORE": kind, "CELLS": merging.MOST_CELLS, "BLOCK": breakpoints.BLOCK}
+        warps = {"num_warps": breakpoints.WARPS}
+        for hard in (False, True) if (logits, kind) == ("fp32", 0) else (False,):
+            name = f"tally {'hard' if hard else 'smooth'} {logits} ignore={kind}"
+            tables = {"tables_ptr": "*i64"}
+            found[name] = Variant(breakpoints.tally_kernel, {**pointers, **tables}, {**constants, "HARD": hard}, warps)
+        found[f"look up {logits} ignore={kind}"] = Variant(
+            breakpoints.scatter_kernel,
+            {**pointers, "out_ptr": f"*{logits}", "profile_ptr": "*fp32", "poison_ptr": "*fp32"},
+            constants,
+            warps,
+        )
+    kinks = {"position_ptr": "*fp64", "threshold_ptr": "*fp32", "place_ptr": "*i32", "owner_ptr": "*i32"}
+    tallies = {"all_ptr": "*i64", "masked_ptr": "*i64", "own_ptr": "*i64", "along_ptr": "*i64"}
+    ordered = {"rows_ptr": "*fp32", "order_ptr": "*i64", "cells_ptr": "*i32", "frame_ptr": "*fp32"}
+    pointers = {**kinks, **tallies, **ordered, "weights_ptr": "*fp64", "profile_ptr": "*fp32", "masses_ptr": "*fp64"}
+    merge = {"CELLS": merging.MOST_CELLS, "BLOCK": merging.BLOCK}, {"num_warps": merging.WARPS}
+    scan = {"BLOCK": scans.SCAN_BLOCK}, {"num_warps": scans.SCAN_WARPS}
+    for name, kernel, constants, options in (
+        ("intervals", merging.intervals_kernel, *merge),
+        ("integrate", scans.integrate_kernel, {**scan[0], "FINE": scans.FINEST_BITS}, scan[1]),
+        ("masses", scans.masses_kernel, {"BLOCK": scans.BLOCK}, {}),
+        ("profile", scans.profile_kernel, *scan),
+    ):
+        for hard in (False, True):
+            step = "hard" if hard else "smooth"
+            found[f"{name} {step}"] = Variant(kernel, pointers, {**constants, "HARD": hard}, options)
     return found
 
 
 def compile_for(variant: Variant, target: GPUTarget) -> Resources:
     """Compiles to machine code for `target` and reads off its resources."""
-    source = ASTSource(fn=variant.kernel, signature=variant.signature(), constexprs=variant.constants)
-    compiled = triton.compile(source, target=target)
+    compiled = triton.compile(variant.source(), target=target, options=variant.options)
     shared = compiled.metadata.shared
     if target.backend == "hip":
         return _read_amdgcn(compiled.asm["amdgcn"], shared)
@@ -94,8 +159,12 @@ def compile_for(variant: Variant, target: GPUTarget) -> Resources:
 
 def intermediate_code(variant: Variant) -> str:
     """The kernel in Triton's first intermediate form, the same for every target."""
-    source = ASTSource(fn=variant.kernel, signature=variant.signature(), constexprs=variant.constants)
-    return triton.compile(source, target=TARGETS["cuda 90"]).asm["ttir"]
+    return triton.compile(variant.source(), target=TARGETS["cuda 90"], options=variant.options).asm["ttir"]
+
+
+def ptx_code(variant: Variant) -> str:
+    """The kernel in NVIDIA's virtual assembly, for cuda 90."""
+    return triton.compile(variant.source(), target=TARGETS["cuda 90"], options=variant.options).asm["ptx"]
 
 
 def _assemble_ptx(ptx: str, arch: int, shared: int) -> Resources:
@@ -113,11 +182,16 @@ def _assemble_ptx(ptx: str, arch: int, shared: int) -> Resources:
             str(path.with_suffix(".cubin")),
         ]
         report = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    registers = re.search(r"Used (\d+) registers", report)
-    frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
-    assert registers is not None, report
-    assert frame is not None, report
-    return Resources(int(registers[1]), int(frame[2]) + int(frame[3]), int(frame[1]), shared)
+        registers = re.search(r"Used (\d+) registers", report)
+        frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
+        assert registers is not None, report
+        assert frame is not None, report
+        stack = int(frame[1])
+        if stack:  # the assembler may set a frame aside that its code never touches
+            dump = [str(Path(get_ptxas(arch).path).with_name("cuobjdump")), "-sass", str(path.with_suffix(".cubin"))]
+            code = subprocess.run(dump, check=True, capture_output=True, text=True).stdout
+            stack = stack if LOCAL_MEMORY.search(code) else 0
+    return Resources(int(registers[1]), int(frame[2]) + int(frame[3]), stack, shared)
 
 
 def _read_amdgcn(text: str, shared: int) -> Resources:

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from kernel_resources import TARGETS, compile_for, intermediate_code, variants
+from kernel_resources import TARGETS, compile_for, intermediate_code, ptx_code, variants
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -25,7 +25,16 @@ def test_no_kernel_spills(target, capsys):
     assert not spilling, "\n".join(spilling)
 
 
-@pytest.mark.parametrize("name", ["count smooth fp32 ignore=0", "scatter smooth fp32 ignore=0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "count smooth fp32 ignore=0",
+        "scatter smooth fp32 ignore=0",
+        "tally smooth fp32 ignore=1",
+        "tally hard fp32 ignore=0",
+        "look up bf16 ignore=2",
+    ],
+)
 def test_offsets_into_the_logits_are_64_bits_wide(name):
     """More than 2^31 logits: a program's number is widened before it is multiplied by the size of its block."""
     code = intermediate_code(variants()[name])
@@ -35,3 +44,16 @@ def test_offsets_into_the_logits_are_64_bits_wide(name):
     assert wide is not None
     assert re.search(rf"arith.muli {wide[1]}, %\w+ : i64", code)
     assert not re.search(rf"arith.muli {number[1]},", code)
+
+
+@pytest.mark.parametrize("name", ["tally smooth fp32 ignore=0", "look up fp32 ignore=0", "look up bf16 ignore=0"])
+def test_whole_tiles_move_16_bytes_at_a_time(name):
+    """Whatever the size of the level: its last tile alone is loaded and stored logit by logit."""
+    code = ptx_code(variants()[name])
+    assert "ld.global.v4.b32" in code
+    assert ("st.global.v4.b32" in code) == name.startswith("look up")
+
+
+def test_delta_comes_in_float64():
+    """Without its annotation Triton would pass a float as float32, and 0.1 would be another number."""
+    assert variants()["intervals smooth"].signature()["delta"] == "fp64"
