@@ -189,8 +189,8 @@ def _frequencies(categories: list[dict[str, Any]], file: Path) -> list[str]:
     for entry in categories:
         if entry.get("frequency") not in FREQUENCIES:
             raise DataError(
-                f"{file}: category {entry['id']}: 'frequency' must be one of {', '.join(FREQUENCIES)} for LVIS, "
-                f"is {short(entry.get('frequency'))}"
+                f"{file}: category {entry['id']}: 'frequency' must be one of {', '.join(FREQUENCIES)} for LVIS's "
+                f"protocol, is {short(entry.get('frequency'))}"
             )
     return [entry["frequency"] for entry in categories]
 
@@ -199,7 +199,9 @@ def _federated_groups(images: list[dict[str, Any]], key: str, category_ids: np.n
     """The groups that the pictures list under a key; categories that are not in the file are nobody's."""
     groups = []
     for place, entry in enumerate(images):
-        listed = entry.get(key)
+        if key not in entry:
+            raise DataError(f"{file}: image {entry['id']} has no key '{key}', which LVIS's protocol needs")
+        listed = entry[key]
         if not (isinstance(listed, list) and set(map(type, listed)) <= {int}):
             raise DataError(f"{file}: image {entry['id']}: '{key}' must be a list of category ids, is {short(listed)}")
         labels = np.flatnonzero(np.isin(category_ids, listed))
