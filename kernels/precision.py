@@ -129,6 +129,7 @@ def _localisation(prepared: Prepared, masses: Masses, own: Tensor, everybodys: T
     below = torch.cat([shares.new_zeros(1), shares.cumsum(0)])  # (R + 1,)
     ties = below[torch.searchsorted(ascending, ascending)] + below[torch.searchsorted(ascending, ascending, right=True)]
     charge = torch.empty_like(rank).scatter_(0, order, (ties + shares).double() / (2 * UNITS * shared.total))
+    charge = charge + 0 * rank.sum()  # whole units would lose a NaN
     value = (everybodys * charge).sum()
     # the others' errors are numbers here; data-parallel averaging takes back what the group's size multiplies
     attached = (own * charge[shared.own]).sum() * shared.world
