@@ -4,7 +4,7 @@ P  positives      M  all logits of one ranking
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,13 @@ from .autograd import DenseEquations, DenseLoss, RankingLoss, Score
 from .backends import AlgorithmName, BackendName, choose_backend
 from .ops import Passes
 from .processes import Shared
-from .targets import Examples, Masses, Targets, as_levels, flatten_examples, targets_to
+from .targets import Examples, Masses, SparseTargets, Targets, as_levels, flatten_examples, targets_to
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+# What gradients are written in; others, of eight bits, can be read but not written.
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Devices that cannot hold the tables of a ranking, which are float64: their logits are ranked on the CPU.
 NO_FLOAT64 = {"mps"}
 
@@ -64,6 +66,10 @@ def prepare(
     if group is not None and not (dist.is_available() and isinstance(group, dist.ProcessGroup)):
         raise ValueError(f"group: expected a torch.distributed.ProcessGroup that this process is in, got {group!r}")
     levels = as_levels(logits)
+    if levels[0].dtype not in DTYPES:
+        raise TypeError(f"logits: expected a float tensor of 16, 32 or 64 bits, got {levels[0].dtype}")
+    if not isinstance(targets, (Tensor, SparseTargets, Iterable)):
+        raise TypeError(f"targets: expected a tensor, tensors or SparseTargets, got {type(targets).__name__}")
     choose_backend(backend, algorithm, levels[0], 0, 0)  # before anything is computed
     home = levels[0].device
     if home.type in NO_FLOAT64:

@@ -11,17 +11,17 @@ import shutil
 
 import pytest
 import torch
+from every_loss import LOSSES, every_backend
 from functorch.compile import make_boxed_func
-from rank_sort_cases import INTERPRETED, backends_here, named
+from rank_sort_cases import INTERPRETED, named
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch.library import opcheck
 
-from rst.kernels import SparseTargets, alrp, average_precision, rank_sort, ranking_loss
+from rst.kernels import SparseTargets
 from rst.kernels.ops import NAMESPACE, count, scatter_to_logits, sorting_demotion, sorting_sums, weigh_positives
 
-BACKENDS = [pair for pair in backends_here() if pair[0] != "reference"]
-pytestmark = pytest.mark.parametrize(("backend", "device"), BACKENDS, ids=["-".join(pair) for pair in BACKENDS])
+pytestmark = every_backend
 
 # Dynamo compiles for the first P, again for any P from 2 on, and for 0 and 1, which it always takes for constants.
 POSITIVES = (10, 12, 40, 1, 0, 33)
@@ -31,22 +31,6 @@ THE_SAME_GRAPH = pytest.mark.skipif(INTERPRETED, reason="graphs are those of the
 INTERPRETED_ALONE = pytest.mark.skipif(not INTERPRETED, reason="a part of what the torch backend is asked")
 
 
-def precision(counts):
-    return counts.false_positives / (counts.false_positives + counts.true_positives)
-
-
-def weighted_rank_sort(logits, targets, error, **more):
-    loss = rank_sort(logits, targets, **more)
-    return loss.ranking + 2 * loss.sorting
-
-
-# name -> loss (logits, targets, localisation errors) -> ()
-LOSSES = {
-    "rank_sort": weighted_rank_sort,
-    "average_precision": lambda logits, targets, error, **more: average_precision(logits, targets, **more),
-    "alrp": lambda logits, targets, error, **more: sum(alrp(logits, targets, error, **more)),
-    "ranking_loss": lambda logits, targets, error, **more: ranking_loss(precision, logits, targets, **more),
-}
 FORWARD = {name: ["count"] for name in LOSSES}
 FORWARD["rank_sort"], FORWARD["alrp"] = ["count", "sorting_sums"], ["count", "weigh_positives"]
 BACKWARD = {name: ["scatter_to_logits"] for name in LOSSES} | {"rank_sort": ["scatter_to_logits", "sorting_demotion"]}

@@ -260,7 +260,7 @@ def run_processes(world: int, folder: Path) -> list[dict]:
         for process in processes:
             process.kill()
             process.wait()
-    if any(codes):
+    if codes != [0] * world:
         raise RuntimeError(f"exit codes {codes}:\n" + "\n".join(log.read_text()[-3000:] for log in logs))
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
