@@ -48,9 +48,9 @@ def fold(values, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def offset_units(offsets, units):
-    """Offsets >= 0 in whole units, rounded to the nearest; scaling is exact. The widest fits an int32."""
-    return (tl.minimum(offsets * units, WIDEST) + 0.5).to(tl.int32).to(tl.int64)
+def offset_units(offsets, widest, units):
+    """Offsets >= 0 in whole units, rounded to the nearest; scaling is exact. `widest` is 2^30 units, so an int32."""
+    return (tl.minimum(offsets, widest) * units + 0.5).to(tl.int32).to(tl.int64)
 
 
 @triton.jit
@@ -64,6 +64,7 @@ def tally_kernel(
     kinks,  # K
     tables_ptr,  # (tables, K + 1, 2) int64, added to: counts and offsets; the count of interval 0 is that of the NaN
     tables,  # a power of two
+    widest,  # 2^30 units, in logits
     units,  # units per logit
     HARD: tl.constexpr,
     IGNORE: tl.constexpr,
@@ -83,7 +84,7 @@ def tally_kernel(
         carried = counted & (logits >= left) & (logits < right)
         counts += fold(carried.to(tl.int32), BLOCK)
         if not HARD:
-            offsets += fold(offset_units(tl.where(carried, logits - left, 0.0), units), BLOCK)
+            offsets += fold(offset_units(tl.where(carried, logits - left, 0.0), widest, units), BLOCK)
         missing = counted & ~carried & ~(logits < floor)
         if tl.max(missing.to(tl.int32), 0) != 0:
             nan = tl.sum((missing & (logits != logits)).to(tl.int32), 0)
@@ -99,14 +100,14 @@ def tally_kernel(
                 gained = found == interval
                 counts = fold(gained.to(tl.int32), BLOCK)
                 if not HARD:
-                    offsets = fold(offset_units(tl.where(gained, logits - left, 0.0), units), BLOCK)
+                    offsets = fold(offset_units(tl.where(gained, logits - left, 0.0), widest, units), BLOCK)
                 found = tl.where(gained, 0, found)
             if HARD:
                 added = tl.full((BLOCK,), 1, tl.int64)
                 tl.atomic_add(table_ptr + found * 2, added, mask=found > 0, sem="relaxed")
             else:
                 starts = tl.load(threshold_ptr + found - 1, mask=found > 0, other=0.0)
-                offset = offset_units(tl.where(found > 0, logits - starts, 0.0), units)
+                offset = offset_units(tl.where(found > 0, logits - starts, 0.0), widest, units)
                 # count and offset lie side by side
                 column = tl.arange(0, 2)[None, :]
                 added = tl.where(column == 0, 1, offset[:, None])
@@ -187,6 +188,7 @@ def count(
     intervals = build_intervals(rows, delta)
     wanted = max(TALLIED_INTERVALS // (intervals.kinks + 1), LEAST_TABLES)
     tables = min(1 << (wanted.bit_length() - 1), MOST_TABLES)
+    units = units_per_logit(delta)
     shape = (tables + 2, intervals.kinks + 1, 2)
     tallies = torch.zeros(shape, dtype=torch.int64, device=rows.device)
 
@@ -212,7 +214,8 @@ def count(
                 intervals.kinks,
                 into,
                 len(into),
-                units_per_logit(delta),
+                WIDEST.value / units,
+                units,
                 **constants,
             )
 

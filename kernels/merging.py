@@ -50,7 +50,7 @@ def round_up(position):
 def load_kinks(rows_ptr, places, inside, delta, minus, plus, SIDE: tl.constexpr):
     """s_i + SIDE delta in float64; a NaN, which the caller has to find by itself, is taken for an infinity.
 
-    Where a row is so large that float64 would lose delta, its kinks are the nearest that differ: a hard step.
+    Where a row is so large that float64 would lose delta, its kinks are the nearest that differ from it.
     """
     rows = tl.load(rows_ptr + places, mask=inside, other=0.0)
     rows = tl.where(rows < LARGEST, tl.where(rows <= -LARGEST, minus, rows), plus).to(tl.float64)

@@ -81,12 +81,14 @@ def integrate_kernel(
             position = tl.load(position_ptr + k, mask=inside, other=0.0)
             following = tl.load(position_ptr + k + 1, mask=k + 1 < kinks, other=0.0)
             gap = tl.where(k + 1 < kinks, following - position, 0.0)
-            fine = (tl.minimum(gap * units, WIDEST) * finer + 0.5).to(tl.int64)
+            # a gap that is too wide shrinks, and what is in it with it
+            scale = units * (WIDEST / tl.maximum(gap * units, WIDEST))
+            fine = (gap * scale * finer + 0.5).to(tl.int64)
             fine_after = fine_before + tl.cumsum(fine, 0)
             place = (fine_after - fine) >> FINE
             width = (fine_after >> FINE) - place
             threshold = tl.load(threshold_ptr + k, mask=inside, other=0.0).to(tl.float64)
-            residue = (tl.minimum((threshold - position) * units, WIDEST) + 0.5).to(tl.int64)
+            residue = (tl.minimum((threshold - position) * scale, WIDEST) + 0.5).to(tl.int64)
             added = below * width - offset - count * residue
             own_added = own_below * width - own_offset - own_count * residue
             area = negative_area + tl.cumsum(added, 0) - added
@@ -152,6 +154,7 @@ def profile_kernel(
     count,  # R
     weights_ptr,  # (R,) float64, in the caller's order
     profile_ptr,  # (K + 1, 4) float32: start, value there, slope, unused; by interval
+    units,  # units per logit
     HARD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -179,17 +182,19 @@ def profile_kernel(
             # the band as wide as it came out, so that F rises by exactly w_i over it
             band = tl.load(position_ptr + upper, mask=inside, other=1.0)
             band -= tl.load(position_ptr + lower, mask=inside, other=0.0)
-            bend = tl.where(owner < 0, -weight, weight) / band
-            position = tl.load(position_ptr + k, mask=inside, other=0.0)
-            following = tl.load(position_ptr + k + 1, mask=k + 1 < kinks, other=0.0)
-            gap = tl.where(k + 1 < kinks, following - position, 0.0)
+            # that of a row for which delta is too small: its slope would be lost among others, so F jumps there
+            steep = band * units > 2 * WIDEST
+            jump = tl.where(steep, weight / 2, 0.0)
+            bend = tl.where(steep, 0.0, tl.where(owner < 0, -weight, weight) / band)
             # outside of all bands the slope is 0, and not what rounding leaves of it: a gap can be very wide
-            opened = tl.where(inside, tl.where(owner < 0, -1, 1), 0)
+            opened = tl.where(inside & ~steep, tl.where(owner < 0, -1, 1), 0)
             bands = bands_before + tl.cumsum(opened, 0)
             slope = tl.where(bands == 0, 0.0, slope_before + tl.cumsum(bend, 0))
-            rise = slope * gap
+            position = tl.load(position_ptr + k, mask=inside, other=0.0)
+            following = tl.load(position_ptr + k + 1, mask=k + 1 < kinks, other=0.0)
+            rise = jump + slope * tl.where(k + 1 < kinks, following - position, 0.0)
             value = value_before + tl.cumsum(rise, 0) - rise
-            value += slope * (threshold.to(tl.float64) - position)
+            value += jump + slope * (threshold.to(tl.float64) - position)
             bands_before += tl.sum(opened, 0)
             slope_before += tl.sum(bend, 0)
             value_before += tl.sum(rise, 0)
@@ -260,6 +265,7 @@ def profile_of(intervals: Intervals, weights: Tensor) -> Tensor:
             len(intervals.rows),
             weights,
             profile,
+            units_per_logit(intervals.delta),
             **scan,
         )
     return profile

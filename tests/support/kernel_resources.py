@@ -28,7 +28,7 @@ TARGETS = {
 NUMBERS = {
     **dict.fromkeys(["size"], "i64"),
     **dict.fromkeys(["count", "kinks", "tables"], "i32"),
-    **dict.fromkeys(["delta", "inverse_width", "room", "units", "finer"], "fp32"),
+    **dict.fromkeys(["delta", "inverse_width", "room", "widest", "units", "finer"], "fp32"),
 }
 # Instructions that load from or store to a thread's own memory.
 LOCAL_MEMORY = re.compile(r"\b(LDL|STL)\b")

@@ -1,0 +1,192 @@
+"""Count and scatter in linear time on Triton: equal to the dense equations in float64, whatever is done in which order.
+
+R  rows      P  positives      M  logits
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from rank_sort_cases import INTERPRETED, Ranking, named_rankings, random_ranking
+
+pytest.importorskip("triton")
+if not INTERPRETED and not torch.cuda.is_available():
+    pytest.skip("Triton needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
+
+from breakpoint_passes import DEVICE, both_passes, examples_of, negatives_alone, scatter, weights_of
+
+from rst.kernels import breakpoints, intervals, merging, scans
+from rst.kernels.relations import pairwise_step
+from rst.kernels.targets import Examples
+
+NAMED = named_rankings()
+UNIT = 2.0**-30
+
+
+def assert_exact(ranking: Ranking, gradient_error: float = 2e-7) -> None:
+    """Both passes against H in float64 on the same logits; where nothing outranks, exactly 0.
+
+    Offsets are counted in whole units, so the mass may be off by as many as there are logits in sight.
+    """
+    rows, examples = examples_of(ranking)
+    masses = breakpoints.count(rows, rows, examples, ranking.delta)
+    weights = weights_of(rows)
+    gradient = scatter(weights, rows, examples, ranking.delta).double().cpu()
+
+    logits, targets = ranking.logits.double(), ranking.targets
+    step = pairwise_step(rows.double().cpu(), logits, ranking.delta)  # (P, M)
+    for mass, chosen in ((masses.false_positives, targets == 0), (masses.true_positives, targets > 0)):
+        truth, seen = step[:, chosen].sum(1), (step[:, chosen] > 0).sum(1)
+        assert mass.dtype == torch.float64
+        assert ((mass.cpu() - truth).abs() <= 1e-7 * truth + 3 * UNIT * seen).all(), (mass.cpu() - truth).abs().max()
+        assert mass.cpu()[truth == 0].abs().sum() == 0
+    truth = (weights.cpu() @ step).masked_fill(targets < 0, 0)
+    assert (gradient - truth).abs().sum() <= gradient_error * truth.abs().sum() + 1e-30
+    assert gradient[truth == 0].abs().sum() == 0
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_rankings(name):
+    assert_exact(NAMED[name])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_rankings(seed):
+    generator = torch.Generator().manual_seed(seed)
+    size = int(torch.randint(2, 600, (), generator=generator))
+    positives = int(torch.randint(1, size, (), generator=generator))
+    delta, spread = [0.5, 0.0, 1.0, 0.1, 1 / 3][seed % 5], [1.0, 30.0, 1e-3][seed % 3]
+    assert_exact(random_ranking(2000 + seed, size, positives, delta, spread=spread, ties=[0, 0.25][seed % 2] * spread))
+
+
+@pytest.mark.parametrize("delta", [0.5, 0.0, 1e-3])
+@pytest.mark.parametrize("seed", range(5))
+def test_infinities_anywhere(seed, delta):
+    ranking = random_ranking(seed, 60, 12, delta, ties=0.5)
+    kinds = torch.randint(0, 9, (60,), generator=torch.Generator().manual_seed(seed))
+    for kind, value in enumerate((torch.inf, -torch.inf, 1e29, -1e29)):
+        ranking.logits[kinds == kind] = value
+    assert_exact(ranking)
+
+
+def test_beyond_1e30_counts_as_infinite():
+    ranking = random_ranking(0, 60, 12)
+    infinite, beyond = ranking.logits.clone(), ranking.logits.clone()
+    for place, value in enumerate((2e30, -1e35, 3.4e38, 1e30)):
+        beyond[place::10], infinite[place::10] = value, torch.inf if value > 0 else -torch.inf
+    assert_same_bits(Ranking(beyond, ranking.targets), Ranking(infinite, ranking.targets))
+
+
+def test_a_positive_too_large_for_delta_still_counts():
+    """float64 cannot tell 1e20 from 1e20 + 0.5, but a loss of 0 would hide what has gone wrong."""
+    logits = torch.tensor([1e20, -1e20, 1e21, 1e19, -1e21, 0.0])
+    rows, examples = examples_of(Ranking(logits, torch.tensor([0.9, 0.8, 0.0, 0.0, 0.0, 0.0])))
+    masses = breakpoints.count(rows, rows, examples, 0.5)
+    assert masses.false_positives.tolist() == [1, 3]
+    assert masses.true_positives.tolist() == [0.5, 1.5]
+    gradient = scatter(torch.tensor([1.0, 10.0], dtype=torch.float64, device=DEVICE), rows, examples, 0.5)
+    assert gradient.tolist() == [10.5, 5, 11, 10, 0, 10]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("delta", [0.5, 0.0])
+def test_half_precision_with_ties(dtype, delta):
+    """Logits are widened exactly, so the masses are those of the same logits in float32; the gradient is rounded."""
+    ranking = random_ranking(40, 900, 60, delta).to(dtype)
+    assert len(ranking.logits.unique()) < 880
+    assert_exact(ranking, gradient_error=torch.finfo(dtype).eps)
+    (rows, half), (_, single) = examples_of(ranking), examples_of(ranking.to(torch.float32))
+    for one, other in zip(*(breakpoints.count(rows, rows, each, delta) for each in (half, single)), strict=True):
+        assert torch.equal(one, other)
+
+
+def shortened(ranking: Ranking, size: int) -> Ranking:
+    """Its first logits."""
+    return replace(ranking, logits=ranking.logits[:size], targets=ranking.targets[:size])
+
+
+def assert_same_bits(one: Ranking, other: Ranking, split: tuple[int, ...] = ()) -> None:
+    for expected, got in zip(both_passes(one), both_passes(other, split), strict=True):
+        assert torch.equal(expected, got)
+
+
+@pytest.mark.parametrize("split", [(0, 1), (400,), (3, 3, 776), (16, 48, 300, 777)])
+def test_levels_split_anywhere_give_the_same_bits(split):
+    assert_same_bits(NAMED["typical"], NAMED["typical"], split)
+
+
+@pytest.mark.parametrize("name", ["typical", "initialisation", "hard step", "ties", "infinities of both"])
+@pytest.mark.parametrize(("block", "programs", "tables"), [(4, 3, 1), (32, 1, 2), (64, 9, 8), (1024, 1, 4)])
+def test_any_work_sharing_gives_the_same_bits(monkeypatch, name, block, programs, tables):
+    ranking = shortened(NAMED[name], 100)
+    expected = both_passes(ranking)
+    monkeypatch.setattr(breakpoints, "BLOCK", block)
+    monkeypatch.setattr(breakpoints, "program_count", lambda _: programs)
+    monkeypatch.setattr(breakpoints, "LEAST_TABLES", tables)
+    monkeypatch.setattr(breakpoints, "MOST_TABLES", tables)
+    for one, other in zip(expected, both_passes(ranking), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["typical", "hard step", "far apart", "equal logits"])
+def test_any_blocks_along_the_kinks(monkeypatch, name):
+    """Blocks of the scan make another order of float64 sums; those of the count are whole numbers."""
+    ranking = shortened(NAMED[name], 200)
+    expected = both_passes(ranking)
+    for module, block in ((merging, 64), (scans, 8)):
+        monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(scans, "SCAN_BLOCK", 4)
+    masses, gradient = both_passes(ranking)
+    assert torch.equal(masses, expected[0])
+    torch.testing.assert_close(gradient, expected[1], rtol=3e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("cells", [1, 2, 64, 1 << 13])
+def test_any_grid_over_the_kinks(monkeypatch, cells):
+    expected = both_passes(NAMED["outlying positive"])
+    monkeypatch.setattr(merging, "LEAST_CELLS", cells)
+    monkeypatch.setattr(merging, "MOST_CELLS", cells)
+    for one, other in zip(expected, both_passes(NAMED["outlying positive"]), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_same_bits_every_time():
+    """And whichever logit comes first: on a GPU, atomics take their own order as well."""
+    ranking = random_ranking(50, 200 if INTERPRETED else 100_000, 20)
+    masses, gradient = both_passes(ranking)
+    rows, examples = examples_of(ranking)
+    for seed in range(3 if INTERPRETED else 100):
+        order = torch.randperm(len(ranking.logits), generator=torch.Generator().manual_seed(seed))
+        other = Examples(
+            [examples.levels[0][order]], examples.index, examples.quality, [ranking.targets[order].to(DEVICE)]
+        )
+        assert torch.equal(torch.stack(breakpoints.count(rows, rows, other, 0.5)), masses)
+        assert torch.equal(scatter(weights_of(rows), rows, other, 0.5), gradient[order])
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="listens to an interpreted kernel")
+@pytest.mark.parametrize(("distance", "searches"), [(0.0, 2), (2.0, 0)], ids=["initialisation", "trained"])
+def test_most_tiles_need_no_search(monkeypatch, distance, searches):
+    """Two programs find the interval that all logits are in with their first tile, or none where all are too low."""
+    monkeypatch.setattr(breakpoints, "BLOCK", 64)
+    monkeypatch.setattr(breakpoints, "program_count", lambda _: 2)
+    calls = []
+    monkeypatch.setattr(breakpoints, "locate", lambda *args: calls.append(0) or intervals.locate(*args))
+    rows, logits = torch.randn(20) * 0.01, torch.randn(1000) * 0.01 - distance
+    masses = breakpoints.count(rows, rows.new_zeros(0), negatives_alone(logits), 0.5)
+    assert len(calls) == searches
+    truth = pairwise_step(rows.double(), logits.double(), 0.5).sum(1)
+    torch.testing.assert_close(masses.false_positives, truth, rtol=1e-7, atol=0)
+
+
+def test_more_logits_than_an_int32_counts():
+    """Tables as 2^32 logits would leave them: sums along the kinks wrap around, differences do not."""
+    rows = torch.tensor([0.0, 0.25, 100.0, 200.0], device=DEVICE)
+    found = merging.build_intervals(rows, 0.5)
+    tallies = torch.zeros((9, 2), dtype=torch.int64, device=DEVICE)
+    tallies[2] = torch.tensor([1 << 31, (1 << 31) * (1 << 27)])  # [-0.25, 0.5), at -0.125 all: 2^27 units from -0.25
+    tallies[8, 0] = 1 << 31  # above all
+    masses = scans.masses_of(found, tallies, torch.zeros_like(tallies), torch.zeros_like(tallies))
+    assert scans.units_per_logit(0.5) == 2**30 / 2
+    expected = torch.tensor([(1 << 31) * (1 + 0.5), (1 << 31) * 1.25, 1 << 31, 1 << 31], dtype=torch.float64)
+    torch.testing.assert_close(masses.false_positives.cpu(), expected, rtol=1e-8, atol=0)
