@@ -95,6 +95,7 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
 
     from rst.cli.trained import load_trained
     from rst.evaluation import evaluate
+    from rst.evaluation.report import format_threshold
     from rst.training import ConfigError, DetectionTraining
     from rst.training.callbacks import progress_bar
     from rst.training.run import quieten
@@ -138,6 +139,11 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
         _print(evaluation, options.per_class, output / "metrics.json")
         _write(evaluation, output / "metrics.json")
         _draw(evaluation, options.plots or output)
+        if evaluation.threshold is not None:
+            threshold = format_threshold(evaluation.threshold)
+            print(
+                f"rst: to use that threshold: rst predict --checkpoint {options.checkpoint} --threshold {threshold} ..."
+            )
     return 0
 
 

@@ -36,13 +36,16 @@ def draw_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     kind = SHAPES[evaluation.truth.iou_type]
 
-    figure = Figure(figsize=(2 * SIZE[0], SIZE[1]), layout="constrained")
-    over_classes, by_class = figure.subplots(1, 2)
-    _draw_precision(over_classes, evaluation, classes)
-    over_classes.set_title(f"Precision of {kind}, mean of {_count(classes)}")
-    _draw_classes(by_class, evaluation, classes)
-    by_class.set_title(f"By class, at an IoU of {IOU_THRESHOLDS[0]:.2f}")
-    for axis in (over_classes, by_class):
+    panels = 1 if len(classes) == 1 else 2
+    figure = Figure(figsize=(panels * SIZE[0], SIZE[1]), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    _draw_precision(axes[0], evaluation, classes)
+    of = evaluation.classes[classes[0]]["name"] if panels == 1 else f"mean of {len(classes)} classes"
+    axes[0].set_title(f"Precision of {kind}: {of}")
+    if panels > 1:
+        _draw_classes(axes[1], evaluation, classes)
+        axes[1].set_title(f"By class, at an IoU of {IOU_THRESHOLDS[0]:.2f}")
+    for axis in axes:
         axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         axis.grid(alpha=0.3)
     precision_recall = folder / "precision_recall.png"
@@ -77,10 +80,9 @@ def _draw_classes(axis: Axes, evaluation: Evaluation, classes: list[int]) -> Non
         entry = evaluation.classes[k]
         label = f"{entry['name']}: AP50 {100 * entry['AP50']:.1f}" if named else None if place else "one class"
         axis.plot(RECALLS, at_half[:, k], **_style(place, named), label=label)
-    if len(classes) > 1:
-        mean = at_half[:, classes].mean(1)
-        label = f"mean of {_count(classes)}: AP50 {100 * mean.mean():.1f}"
-        axis.plot(RECALLS, mean, color="black", linewidth=2, label=label)
+    mean = at_half[:, classes].mean(1)
+    label = f"mean of {len(classes)} classes: AP50 {100 * mean.mean():.1f}"
+    axis.plot(RECALLS, mean, color="black", linewidth=2, label=label)
     axis.legend(fontsize="small")
 
 
@@ -96,7 +98,9 @@ def _draw_lrp(axis: Axes, evaluation: Evaluation, classes: list[int]) -> None:
         axis.plot(GRID, 100 * on_grid(evaluation.curves[k]), **style, label=label)
     if len(classes) > 1 and evaluation.threshold is not None:
         best = 100 * evaluation.mean_error.min()
-        label = f"mean of {_count(classes)}: {best:.1f} at {format_threshold(evaluation.threshold)} for all of them"
+        label = (
+            f"mean of {len(classes)} classes: {best:.1f} at {format_threshold(evaluation.threshold)} for all of them"
+        )
         axis.plot(GRID, 100 * evaluation.mean_error, color="black", linewidth=2, label=label)
         axis.plot(evaluation.threshold, best, "o", color="black")
     axis.legend(fontsize="small")
@@ -108,7 +112,3 @@ def _style(place: int, named: bool) -> dict[str, Any]:
         "linewidth": 1.2 if named else 0.5,
         "alpha": 1.0 if named else 0.25,
     }
-
-
-def _count(classes: list[int]) -> str:
-    return f"{len(classes)} class{'es' if len(classes) > 1 else ''}"

@@ -10,8 +10,9 @@ import pytest
 from evaluation_cases import federated_set
 from evaluation_oracles import lrp_of_matches, lvis_evaluation
 
-from rst.data import DataError
-from rst.evaluation import evaluate, evaluate_detections
+from rst.data import DataError, shapes
+from rst.data.masks import decode_segmentation, encode_mask
+from rst.evaluation import Evaluation, evaluate, evaluate_detections
 
 LVIS_METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "AR300", "ARs", "ARm", "ARl"]
 
@@ -32,10 +33,26 @@ def test_every_number_is_that_of_the_lvis_package(annotations, tmp_path, monkeyp
     truth, results = federated_set(images, detections, 40, seed=3, masks=iou_type == "segm")
     evaluation = evaluate(annotations(truth), results, iou_type)
     assert evaluation.truth.protocol.name == "lvis"
-    oracle = lvis_evaluation(truth, results, iou_type, tmp_path, monkeypatch)
-    expected = {
-        name.removesuffix("@300") if name != "AR@300" else "AR300": x for name, x in oracle.get_results().items()
-    }
+    assert evaluation.metrics["AP"] > 0.1
+    compare(evaluation, lvis_evaluation(truth, results, iou_type, tmp_path, monkeypatch), truth)
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_the_procedural_set(tmp_path, monkeypatch, iou_type):
+    shapes.prepare(tmp_path / "shapes", train=60, val=24, side=96, seed=1, variant="lvis", classes=60)
+    file = tmp_path / "shapes" / "annotations" / "val.json"
+    truth = json.loads(file.read_text())
+    results = imperfect(truth, seed=2)
+    evaluation = evaluate(file, results, iou_type)
+    assert set(evaluation.truth.frequencies) == {"r", "c"}, "a frequent class would need more than 100 pictures"
+    assert evaluation.metrics["AP"] > 0.1
+    compare(evaluation, lvis_evaluation(truth, results, iou_type, tmp_path, monkeypatch), truth)
+
+
+def compare(evaluation: Evaluation, oracle: Any, truth: dict[str, Any]) -> None:
+    """AP and recall with lvis's, oLRP with loops over its matches."""
+    expected = {name.removesuffix("@300"): value for name, value in oracle.get_results().items()}
+    expected["AR300"] = expected.pop("AR")
     assert list(evaluation.metrics)[:13] == LVIS_METRICS
     for name in LVIS_METRICS:
         assert evaluation.metrics[name] == pytest.approx(expected[name], rel=0, abs=1e-12), name
@@ -44,6 +61,7 @@ def test_every_number_is_that_of_the_lvis_package(annotations, tmp_path, monkeyp
     object_ids: dict[Any, list[int]] = {}
     for entry in truth["annotations"]:
         object_ids.setdefault((entry["image_id"], entry["category_id"]), []).append(entry["id"])
+    images = len(truth["images"])
     errors: dict[str, list[float]] = {"r": [], "c": [], "f": []}
     for k, entry in enumerate(evaluation.classes):
         of_class = [_renamed(image) for image in oracle.eval_imgs[4 * k * images : (4 * k + 1) * images]]
@@ -54,10 +72,34 @@ def test_every_number_is_that_of_the_lvis_package(annotations, tmp_path, monkeyp
         for part, value in zip(("", "_Loc", "_FP", "_FN"), lrp, strict=False):
             assert entry[f"oLRP{part}"] == pytest.approx(-1 if value is None else value, rel=0, abs=1e-9)
     for frequency, values in errors.items():
-        assert evaluation.metrics[f"oLRP{frequency}"] == pytest.approx(np.mean(values), rel=0, abs=1e-9)
-    assert evaluation.metrics["oLRP"] == pytest.approx(
-        np.mean([error for values in errors.values() for error in values]), rel=0, abs=1e-9
-    )
+        mean = np.mean(values) if values else -1
+        assert evaluation.metrics[f"oLRP{frequency}"] == pytest.approx(mean, rel=0, abs=1e-9)
+    every = [error for values in errors.values() for error in values]
+    assert evaluation.metrics["oLRP"] == pytest.approx(np.mean(every), rel=0, abs=1e-9)
+
+
+def imperfect(truth: dict[str, Any], seed: int) -> list[dict[str, Any]]:
+    """Most objects found, moved by some pixels, some of them under another class or twice."""
+    random = np.random.default_rng(seed)
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    categories = [category["id"] for category in truth["categories"]]
+    results = []
+    for entry in truth["annotations"] * 2:
+        if random.random() < 0.2:
+            continue
+        by = random.integers(-2, 3, 2)
+        (height, width), (x, y, w, h) = sizes[entry["image_id"]], entry["bbox"]
+        mask = np.roll(decode_segmentation(entry["segmentation"], height, width, ""), by, (1, 0))
+        results.append(
+            {
+                "image_id": entry["image_id"],
+                "category_id": int(random.choice(categories)) if random.random() < 0.2 else entry["category_id"],
+                "bbox": [x + int(by[0]), y + int(by[1]), w, h],
+                "segmentation": encode_mask(mask),
+                "score": round(float(random.random()), 2),
+            }
+        )
+    return results
 
 
 def _renamed(image: dict[str, Any] | None) -> dict[str, Any] | None:
