@@ -1,18 +1,24 @@
-"""`rst data trees|shapes --output DIR`: make a data set."""
+"""`rst data`: make a data set, check one, show batches of one."""
 
 import argparse
+import importlib
 import time
 from pathlib import Path
 
 from rst.data import shapes, shapes_lvis, trees
 
+# Commands in modules of their own, which are imported only when called.
+ELSEWHERE = {"check": "rst.cli.data_check", "show": "rst.cli.data_show"}
+
 
 def main(argv: list[str]) -> int:
-    """Run `rst data` with the arguments after it; 0 on success.
+    """Run `rst data` with the arguments after it; 0 on success, 1 if a check finds errors.
 
     Raises:
         ValueError, OSError: what was wrong with the arguments, the folder or the download.
     """
+    if argv[:1] and argv[0] in ELSEWHERE:
+        return importlib.import_module(ELSEWHERE[argv[0]]).main(argv[1:])
     arguments = vars(_parser().parse_args(argv))
     prepare, output = arguments.pop("prepare"), arguments["output"]
     started = time.monotonic()
@@ -27,9 +33,13 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="rst data", description="Make a data set in COCO form: {train,val}/ and annotations/{train,val}.json."
+        prog="rst data",
+        description="Make a data set in COCO form ({train,val}/ and annotations/{train,val}.json), check one, or show "
+        "batches of one.",
     )
-    commands = parser.add_subparsers(required=True, metavar="trees|shapes")
+    commands = parser.add_subparsers(required=True, metavar="trees|shapes|check|show")
+    commands.add_parser("check", help="find everything that is wrong with a data set", add_help=False)
+    commands.add_parser("show", help="draw batches as the model sees them, with assigned positives", add_help=False)
 
     command = commands.add_parser(
         "trees",

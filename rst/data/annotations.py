@@ -116,7 +116,7 @@ def _check_pictures_exist(columns: Columns, file: Path, folder: Path) -> None:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder (should hold the pictures of {file})")
     names = columns.file_names
-    missing = absent_pictures(names, folder)
+    missing, _ = absent_pictures(names, folder)
     if missing:
         name, image_id = names[missing[0]], columns.image_ids[missing[0]]
         more = f" ({len(missing)} of {len(names)} pictures are missing)" if len(missing) > 1 else ""

@@ -13,26 +13,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from rst.data.annotations import Annotations, FaultyBoxes, read_annotations
-from rst.data.errors import DataError
 from rst.data.masks import decode_segmentation
+from rst.data.pictures import read_picture
 from rst.data.repeats import repeat_factors
-
-EXIF_ORIENTATION = 0x0112
-ROTATED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
 class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
     """Pictures with the boxes, labels and masks of a COCO annotation file.
 
     Args:
-        annotations: COCO JSON file.
-        images: folder that its `file_name`s are relative to.
+        annotations: COCO or LVIS JSON file.
+        images: folder that its `file_name`s are relative to; for LVIS the folder that holds train2017 and val2017.
         transforms: maps (image, target) to the same; see `rst.data.transforms`.
         keep_empty: keep pictures without objects; the published COCO recipes leave them out.
         masks: add "masks" to the targets.
@@ -102,7 +98,8 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
             raise IndexError(f"index {index} of a set of {len(self)} pictures")
         index %= len(self)
         height, width = (int(side) for side in table.sizes[index])
-        image = tv_tensors.Image(self._decode(self.folder / table.file_names[index], height, width))
+        pixels = read_picture(self.folder / table.file_names[index], height, width, self.annotation_file)
+        image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
         rows = slice(int(table.first[index]), int(table.first[index + 1]))
         boxes = torch.from_numpy(table.boxes[rows].copy())
         target: dict[str, Any] = {
@@ -123,25 +120,3 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
             image, target = self.transforms(image, target)
         target["size"] = (int(image.shape[-2]), int(image.shape[-1]))
         return image, target
-
-    def _decode(self, path: Path, height: int, width: int) -> Tensor:
-        """(3, H, W) uint8. A rotation noted in EXIF is applied where the annotated size asks for it."""
-        try:
-            with Image.open(path) as picture:
-                if picture.size == (height, width) != (width, height) and _is_rotated(picture):
-                    picture = ImageOps.exif_transpose(picture)
-                if picture.size != (width, height):
-                    raise DataError(
-                        f"{path}: the picture has {picture.size[0]}x{picture.size[1]} pixels (width x height), "
-                        f"{self.annotation_file} says {width}x{height}"
-                    )
-                pixels = np.array(picture.convert("RGB"))
-        except FileNotFoundError:
-            raise DataError(f"{path}: the picture has vanished since {self.annotation_file} was read") from None
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: PIL's for broken PNG
-            raise DataError(f"{path}: cannot be read as a picture: {error}") from error
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def _is_rotated(picture: Image.Image) -> bool:
-    return picture.getexif().get(EXIF_ORIENTATION) in ROTATED

@@ -6,6 +6,7 @@ Letters: N images, K annotations, C categories of the file, entries that are no 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -87,18 +88,24 @@ def clip_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, dict[s
     return corners, {THIN: np.asarray(thin), OUTSIDE: np.asarray(outside & ~thin)}
 
 
-def absent_pictures(names: Sequence[str], folder: Path) -> list[int]:
-    """Indices of the files that are not below `folder`, by one listing of each folder that they name."""
+def absent_pictures(names: Sequence[str], folder: Path) -> tuple[list[int], int]:
+    """Indices of the files that are not below `folder`, by one listing of each folder that they name.
+
+    Also how many other files lie in these folders.
+    """
     listed: dict[str, set[str]] = {}
-    absent = []
+    absent, used = [], set()
     for index, name in enumerate(names):
         parent, base = os.path.split(name)
         if parent not in listed:
             place = folder / parent
-            listed[parent] = {entry.name for entry in os.scandir(place)} if place.is_dir() else set()
-        if base not in listed[parent]:
+            entries = os.scandir(place) if place.is_dir() else ()
+            listed[parent] = {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
+        if base in listed[parent]:
+            used.add(name)
+        else:
             absent.append(index)
-    return absent
+    return absent, sum(map(len, listed.values())) - len(used)
 
 
 def elsewhere(name: str, folder: Path) -> str:
@@ -152,7 +159,8 @@ def _references(
     place = np.searchsorted(known[rows], values).clip(max=len(rows) - 1)
     found = known[rows][place] == values
     kind = key.removesuffix("_id")
-    some = ", ".join(map(str, known[rows][:SHOWN].tolist())) + ", ..." * (len(rows) > SHOWN)
+    ids = np.unique(known[rows]).tolist()
+    some = ", ".join(map(str, ids[:SHOWN])) + ", ..." * (len(ids) > SHOWN)
     for i in np.flatnonzero(~found & right):
         which = entry_name(objects[i], int(i), "annotation")
         text = f"{which}: {key} {values[i]} is no {kind} of this file ({kind} ids: {some})"
@@ -163,16 +171,17 @@ def _references(
 def _boxes(objects: list[dict[str, Any]], sink: Sink) -> np.ndarray:
     """(K, 4) float64 XYWH as in the file, NaN where faulty."""
     faulty = (np.nan,) * 4
-    rows: list[Any] = []
-    for position, entry in enumerate(objects):
-        box = entry.get("bbox")
-        if not (isinstance(box, list) and len(box) == 4 and set(map(type, box)) <= {int, float}):
+    rows: list[Any] = [entry.get("bbox") for entry in objects]
+    of_four = set(map(type, rows)) <= {list} and set(map(len, rows)) <= {4}
+    if not (of_four and set(map(type, chain.from_iterable(rows))) <= {int, float}):
+        for position, (entry, box) in enumerate(zip(objects, rows, strict=True)):
+            if isinstance(box, list) and len(box) == 4 and set(map(type, box)) <= {int, float}:
+                continue
             said = f"is {short(box)}" if "bbox" in entry else "is missing"
             name = entry_name(entry, position, "annotation")
             text = f"{name}: 'bbox' must be four numbers [x, y, width, height], {said}"
             sink(Fault("malformed box", "annotation", entry.get("id"), text, box))
-            box = faulty
-        rows.append(box)
+            rows[position] = faulty
     try:
         boxes = np.array(rows, np.float64).reshape(-1, 4)
     except OverflowError:  # integers beyond floats

@@ -7,6 +7,7 @@ has the right form.
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -94,14 +95,15 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 def extents(segmentations: Sequence[Any], heights: Sequence[int]) -> np.ndarray:
     """(n, 4) float64 XYXY in pixels: the box of each usable segmentation, NaN where it marks nothing or is None."""
     boxes = np.full((len(segmentations), 4), np.nan)
-    run_lengths = []
-    for index, segmentation in enumerate(segmentations):
-        if isinstance(segmentation, list):
-            xs = [value for polygon in segmentation for value in polygon[::2]]
-            ys = [value for polygon in segmentation for value in polygon[1::2]]
-            boxes[index] = min(xs), min(ys), max(xs), max(ys)
-        elif segmentation is not None:
-            run_lengths.append(index)
+    polygonal = [index for index, value in enumerate(segmentations) if isinstance(value, list)]
+    if polygonal:
+        lengths = np.array([sum(map(len, segmentations[index])) for index in polygonal], np.int64)
+        polygons = chain.from_iterable(segmentations[index] for index in polygonal)
+        flat = np.fromiter(chain.from_iterable(polygons), np.float64, int(lengths.sum()))
+        first = (np.cumsum(lengths) - lengths) // 2
+        for column, reduce in ((0, np.minimum), (1, np.minimum), (2, np.maximum), (3, np.maximum)):
+            boxes[polygonal, column] = reduce.reduceat(flat[column % 2 :: 2], first)
+    run_lengths = [index for index, value in enumerate(segmentations) if isinstance(value, dict)]
     if run_lengths:
         compressed: Any = [_compressed(segmentations[index], heights[index]) for index in run_lengths]
         found = np.asarray(coco_mask.toBbox(compressed), np.float64).reshape(-1, 4)

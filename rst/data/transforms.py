@@ -18,6 +18,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from rst.data.pictures import resized
+
 MIN_SIDE = 1.0  # pixels after resizing; a thinner box has no target to learn from
 MEAN_COLOUR = [124, 116, 104]  # ImageNet's mean, which normalising turns to about zero
 LEAST_CROPPED = 16  # pixels; smaller pictures are not cropped
@@ -87,12 +89,6 @@ def training_transforms(
 def evaluation_transforms(short_side: int = 800, max_side: int = 1333, *, keep_ratio: bool = True) -> v2.Compose:
     """Resize to one scale, float in [0, 1]; every box stays."""
     return v2.Compose([_resize([short_side], max_side, keep_ratio), v2.ToDtype(torch.float32, scale=True)])
-
-
-def resized(height: int, width: int, short_side: int, max_side: int) -> tuple[int, int]:
-    """(height, width) of a picture after the keep-ratio resize, pixels."""
-    scale = min(short_side / min(height, width), max_side / max(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 class ResizeSquare(v2.Transform):

@@ -1,0 +1,171 @@
+"""The check of a data set: one pass over the annotations, one look at each picture."""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rst.data.check.federated import check_federated, is_federated
+from rst.data.check.levels import SCALE
+from rst.data.check.objects import check_areas, check_boxes, check_masks, check_repeats
+from rst.data.check.report import Report
+from rst.data.check.statistics import describe
+from rst.data.columns import Columns, absent_pictures, elsewhere, read_columns
+from rst.data.errors import DataError
+from rst.data.faults import Fault, entry_name
+from rst.data.fields import load_json, without_collector
+from rst.data.pictures import PictureFault, look_at_picture
+
+# A context manager around a step of the check, made from its name and the number of its parts; what it gives is called
+# with the number of parts done since.
+Track = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
+
+# Looking at headers is Python, of which one thread runs at a time: a second one hides the waiting for the disk, more
+# get into each other's way (measured). Decoding is C, in as many threads as there are cores.
+HEADER_THREADS, HEADERS_AT_ONCE = 2, 64
+
+
+def check_annotations(
+    annotations: Path,
+    images: Path,
+    *,
+    masks: bool = False,
+    leave_out: bool = False,
+    headers: bool = True,
+    decode: bool = False,
+    short_side: int = 800,
+    max_side: int = 1333,
+    anchor_scale: float = SCALE,
+    track: Track | None = None,
+) -> Report:
+    """Everything that is wrong with a COCO or LVIS data set.
+
+    Args:
+        annotations: COCO or LVIS file.
+        images: folder of its pictures.
+        masks: judge for a training with masks.
+        leave_out: judge for a training with `faulty_boxes: leave_out`.
+        headers: look at the header of each picture, for its size.
+        decode: decode each picture whole.
+        short_side, max_side: size of the pictures in training, pixels, for the estimate of positives per level.
+        anchor_scale: side of a square anchor, in strides, likewise.
+        track: shows the progress.
+
+    Raises:
+        DataError: `annotations` or `images` does not exist, or cannot be opened.
+    """
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder (should hold the pictures of {annotations})")
+    if not annotations.is_file():
+        raise DataError(f"{annotations}: " + ("is a folder, not a file" if annotations.is_dir() else "no such file"))
+    track = track or (lambda name, total: nullcontext(lambda done: None))
+    report = Report(annotations, images, masks=masks, leave_out=leave_out)
+    with without_collector():
+        megabytes = annotations.stat().st_size / 2**20
+        with track(f"reading {megabytes:.0f} MiB of JSON", 0):
+            try:
+                content = load_json(annotations)
+            except DataError as error:
+                text = str(error).removeprefix(f"{annotations}: ")
+                report.add(Fault("malformed file", "file", None, text))
+                return report
+        columns = read_columns(content, report.add)
+        if not (columns.images and columns.categories):
+            return report  # each annotation would be at fault for that alone
+        _check_entries(columns, report)
+        corners = np.full((len(columns.objects), 4), np.nan)
+        if columns.objects:
+            corners = check_boxes(columns, report.add)
+            check_repeats(columns, report.add)
+            check_areas(columns, report.add)
+            with track("masks", len(columns.objects)) as advance:
+                check_masks(columns, corners, masks, report.add, advance)
+        if is_federated(columns):
+            check_federated(columns, report.add)
+        _check_pictures(columns, report, track, headers or decode, decode)
+        report.statistics = describe(
+            columns, corners, short_side=short_side, max_side=max_side, anchor_scale=anchor_scale
+        )
+        report.notes += _notes(columns, report)
+    return report
+
+
+def _check_entries(columns: Columns, report: Report) -> None:
+    """Names that occur twice, and a file without any object."""
+    for kind, subject, entries, names in (
+        ("picture listed twice", "image", columns.images, columns.file_names),
+        ("class name used twice", "category", columns.categories, columns.class_names),
+    ):
+        first: dict[str, Any] = {}
+        for position, (entry, name) in enumerate(zip(entries, names, strict=True)):
+            if name and name in first:
+                text = f"{entry_name(entry, position, subject)} has the name {name!r} of {subject} {first[name]}"
+                report.add(Fault(kind, subject, entry.get("id"), text, name))
+            first.setdefault(name, entry.get("id"))
+    if not (~columns.ignored).any():
+        report.add(Fault("no objects", "file", None, "there is no annotation to learn from", len(columns.objects)))
+
+
+def _check_pictures(columns: Columns, report: Report, track: Track, headers: bool, decode: bool) -> None:
+    folder, names = report.images, columns.file_names
+    named = [i for i, name in enumerate(names) if name]
+    missing, others = absent_pictures([names[i] for i in named], folder)
+    if others:
+        files = "1 file" if others == 1 else f"{others:,} files"
+        report.notes.append(f"{files} beside the pictures without an entry in the annotations")
+    absent = {named[k] for k in missing}
+    hint = elsewhere(names[min(absent)], folder) if absent else ""
+    for i in sorted(absent):
+        text = f"{entry_name(columns.images[i], i, 'image')}: no such picture: {folder / names[i]}{hint}"
+        report.add(Fault("missing picture", "image", columns.images[i].get("id"), text, names[i]), folder / names[i])
+    present = [i for i in named if i not in absent and (columns.sizes[i] > 0).all()]
+    if not headers:
+        return
+
+    def look(part: list[int]) -> list[PictureFault | None]:
+        places = ((folder / names[i], *columns.sizes[i].tolist()) for i in part)
+        return [look_at_picture(path, height, width, decode) for path, height, width in places]
+
+    step, threads = (1, os.cpu_count() or 1) if decode else (HEADERS_AT_ONCE, HEADER_THREADS)
+    parts = [present[start : start + step] for start in range(0, len(present), step)]
+    with (
+        track("pictures decoded" if decode else "pictures", len(present)) as advance,
+        warnings.catch_warnings(),
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        warnings.simplefilter("ignore")  # of what pillow thinks of metadata
+        for part, faults in zip(parts, pool.map(look, parts), strict=True):
+            advance(len(part))
+            for i, fault in zip(part, faults, strict=True):
+                if fault is not None:
+                    text = f"{entry_name(columns.images[i], i, 'image')}: {folder / names[i]}: {fault.text}"
+                    value = fault.size or names[i]
+                    report.add(Fault(fault.kind, "image", columns.images[i].get("id"), text, value), folder / names[i])
+
+
+def _notes(columns: Columns, report: Report) -> list[str]:
+    """Gaps, classes without objects, and what many faults at once look like."""
+    notes = []
+    classes = report.statistics["classes"]
+    if classes["unused_ids"]:
+        stretches = [str(a) if a == b else f"{a}-{b}" for a, b in classes["unused_ids"]]
+        shown = ", ".join(stretches[:10]) + ", ..." * (len(stretches) > 10)
+        notes.append(f"category ids have gaps ({shown}): a label is the place of an id among them, not the id")
+    if classes["without_objects"]:
+        names = [entry["name"] for entry in classes["by_frequency"] if not entry["objects"]]
+        shown = ", ".join(names[:8]) + ", ..." * (len(names) > 8)
+        notes.append(f"{len(names)} of {classes['count']} classes have no object to learn from: {shown}")
+    boxes = columns.boxes[np.isfinite(columns.boxes).all(1)]
+    counts = Counter(report.counts)
+    if len(boxes) and counts["box without area"] and boxes.max() <= 1.0:
+        notes.append("all boxes lie between 0 and 1: 'bbox' is in pixels, not in shares of the picture's sides")
+    beyond = counts["box beyond the border"] + counts["box outside the picture"]
+    if beyond > len(boxes) / 10 and (boxes[:, 2:] > boxes[:, :2]).all():
+        notes.append("are the boxes [x0, y0, x1, y1]? 'bbox' is [x, y, width, height]")
+    return notes
