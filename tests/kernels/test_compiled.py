@@ -21,7 +21,11 @@ from torch.library import opcheck
 from rst.kernels import SparseTargets
 from rst.kernels.ops import NAMESPACE, count, scatter_to_logits, sorting_demotion, sorting_sums, weigh_positives
 
-pytestmark = every_backend
+pytestmark = [
+    every_backend,
+    # Dynamo does it itself, in torch 2.11
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
 
 # Dynamo compiles for the first P, again for any P from 2 on, and for 0 and 1, which it always takes for constants.
 POSITIVES = (10, 12, 40, 1, 0, 33)
