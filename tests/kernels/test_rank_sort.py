@@ -193,7 +193,9 @@ def test_half_precision_is_computed_in_float32(backend, device, dtype):
 def test_float64_is_computed_in_float64(backend, device):
     if backend.startswith("triton"):
         with pytest.raises(ValueError, match="float64"):
-            rank_sort(torch.zeros(3, dtype=torch.float64, device=device), torch.ones(3, device=device), **named(backend))
+            rank_sort(
+                torch.zeros(3, dtype=torch.float64, device=device), torch.ones(3, device=device), **named(backend)
+            )
         return
     ranking = random_ranking(42, 3000, 100).to(torch.float64)
     got, truth = outcome(ranking, backend, device), outcome(ranking, "reference")
