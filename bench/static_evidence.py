@@ -56,7 +56,8 @@ def evidence_of(name: str) -> list[dict[str, object]]:
     variant = variants()[name]
     return [
         {
-            "kernel": variant.kernel.fn.__name__,
+            # with its file: two algorithms have a kernel of the same name
+            "kernel": f"{variant.kernel.fn.__module__.rpartition('.')[2]}.{variant.kernel.fn.__name__}",
             "variant": name,
             "target": target,
             **asdict(compile_for(variant, machine)),
