@@ -151,6 +151,7 @@ def scatter_kernel(
             logits = squash(logits, lowest, highest, minus, plus)
             found = locate(logits, missing, threshold_ptr, cells_ptr, first, last, scale, CELLS)
             rows_ptr = profile_ptr + found * 4
+            missing = found > 0  # a finite logit that only seemed to reach an infinite row is in interval 0
             starts = tl.load(rows_ptr, mask=missing, other=0.0)
             values = tl.load(rows_ptr + 1, mask=missing, other=0.0)
             slopes = tl.load(rows_ptr + 2, mask=missing, other=0.0)

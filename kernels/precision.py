@@ -93,6 +93,10 @@ def alrp(
     """
     prepared = prepare(logits, targets, delta, backend, algorithm, group)
     expected = prepared.examples.index.shape
+    if not isinstance(localisation_error, Tensor):
+        raise TypeError(f"localisation_error: expected a tensor, got {type(localisation_error).__name__}")
+    if torch.compiler.is_compiling() and localisation_error.dim() == 1:
+        torch._check(localisation_error.shape[0] == expected[0])  # the P of dense targets: for the run to compare
     if localisation_error.shape != expected or not localisation_error.is_floating_point():
         raise ValueError(
             f"localisation_error: expected {tuple(expected)} float, one for each positive, got "
@@ -119,7 +123,7 @@ def _localisation(prepared: Prepared, masses: Masses, own: Tensor, everybodys: T
     those that tie with it: the mean of the orders that a sort could put them in.
     """
     shared = prepared.shared
-    if not shared.total:
+    if not torch.compiler.is_compiling() and not shared.total:
         return own.sum()  # of nothing
     logits = shared.gather(gather_levels(prepared.examples.levels, prepared.examples.index))
     self_pair = 0.5 if prepared.delta > 0 else 1.0
@@ -128,12 +132,12 @@ def _localisation(prepared: Prepared, masses: Masses, own: Tensor, everybodys: T
     shares = (UNITS / rank[order]).round().long()
     below = torch.cat([shares.new_zeros(1), shares.cumsum(0)])  # (R + 1,)
     ties = below[torch.searchsorted(ascending, ascending)] + below[torch.searchsorted(ascending, ascending, right=True)]
-    charge = torch.empty_like(rank).scatter_(0, order, (ties + shares).double() / (2 * UNITS * shared.total))
+    charge = torch.empty_like(rank).scatter_(0, order, (ties + shares).double() / (2 * UNITS * shared.divisor))
     charge = charge + 0 * rank.sum()  # whole units would lose a NaN
     value = (everybodys * charge).sum()
     # the others' errors are numbers here; data-parallel averaging takes back what the group's size multiplies
     attached = (own * charge[shared.own]).sum() * shared.world
-    return value + attached - attached.detach()
+    return value + (attached - attached.detach())  # so bracketed, to the last bit the same in every process
 
 
 class SelfBalance(nn.Module):

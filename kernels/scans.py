@@ -24,12 +24,14 @@ from .intervals import INTERPRETED, Intervals
 from .targets import Masses
 from .tiles import launch_context
 
-# A scan is one program, so its time is that of its longest chain: few, wide blocks. 4 kinks a thread with 8 warps.
+# A scan is one program, so its time is that of its longest chain: few, wide blocks, as wide as registers allow. The
+# integrals, five sums at once, have 4 kinks a thread, the profile 8.
 SCAN_BLOCK = 4096 if INTERPRETED else 1024
-SCAN_WARPS = 8
+INTEGRATE_WARPS, PROFILE_WARPS = 8, 4
 # Kinks and rows that nothing depends on in turn.
 BLOCK = 4096 if INTERPRETED else 128
-# An interval wider than this many units lies in no band, so where in it a logit is makes no difference.
+# An interval wider than this many units lies in no band, so where in it a logit is makes no difference (or in that of a
+# row for which delta is too small, see `merging.load_kinks`).
 WIDEST = tl.constexpr(1073741824.0)
 # Positions of kinks add up in finer units and are rounded once, so that no error adds up with them.
 FINEST_BITS = 15
@@ -220,7 +222,7 @@ def masses_of(intervals: Intervals, logits: Tensor, masked: Tensor, own: Tensor)
     fine = max(min(FINEST_BITS, 62 - 30 - kinks.bit_length()), 0)
     units = units_per_logit(intervals.delta)
     hard = intervals.delta == 0
-    scan: dict[str, Any] = {"FINE": fine, "HARD": hard, "BLOCK": SCAN_BLOCK, "num_warps": SCAN_WARPS}
+    scan: dict[str, Any] = {"FINE": fine, "HARD": hard, "BLOCK": SCAN_BLOCK, "num_warps": INTEGRATE_WARPS}
     gather: dict[str, Any] = {"HARD": hard, "BLOCK": BLOCK}
     with launch_context(own):
         integrate_kernel[(1,)](
@@ -253,7 +255,7 @@ def masses_of(intervals: Intervals, logits: Tensor, masked: Tensor, own: Tensor)
 def profile_of(intervals: Intervals, weights: Tensor) -> Tensor:
     """F in every interval, (K + 1, 4) float32: where it starts, the value there, the slope, unused; row 0 is unused."""
     profile = torch.empty((intervals.kinks + 1, 4), dtype=torch.float32, device=weights.device)
-    scan: dict[str, Any] = {"HARD": intervals.delta == 0, "BLOCK": SCAN_BLOCK, "num_warps": SCAN_WARPS}
+    scan: dict[str, Any] = {"HARD": intervals.delta == 0, "BLOCK": SCAN_BLOCK, "num_warps": PROFILE_WARPS}
     with launch_context(weights):
         profile_kernel[(1,)](
             intervals.position,

@@ -112,7 +112,9 @@ def average_precision_updates(counts: Counts) -> tuple[Update]:
     true_positives = counts.true_positives + (1 - counts.self_pair)
     error = counts.false_positives / (true_positives + counts.false_positives)
     order = counts.logits.argsort()
-    interpolated = torch.empty_like(error).scatter_(0, order, error[order].cummin(0).values)
+    # from a recall of 0, where precision is 0; torch cannot trace a cummin over what may be nothing
+    ascending = torch.cat([error.new_ones(1), error[order]])
+    interpolated = torch.empty_like(error).scatter_(0, order, ascending.cummin(0).values[1:])
     return (spread_error(interpolated, counts),)
 
 

@@ -137,6 +137,9 @@ def _may_ignore(labels: Tensor) -> bool:
 def _from_sparse(flat: list[Tensor], levels: list[Tensor], targets: SparseTargets) -> Examples:
     index, quality, ignore = targets.index, targets.quality, targets.ignore
     size = sum(level.numel() for level in flat)
+    for name, tensor in (("index", index), ("quality", quality)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"targets.{name}: expected a tensor, got {type(tensor).__name__}")
     if index.dtype != torch.int64 or index.dim() != 1:
         raise ValueError(f"targets.index: expected (P,) int64, got {tuple(index.shape)} {index.dtype}")
     if quality.shape != index.shape or not quality.is_floating_point():
@@ -171,6 +174,8 @@ def _matching(levels: list[Tensor], tensors: list[Tensor], name: str) -> list[Te
         raise ValueError(f"{name}: {len(tensors)} tensors for {len(levels)} levels of logits")
     for position, (level, tensor) in enumerate(zip(levels, tensors, strict=True)):
         place = f"{name}[{position}]" if len(levels) > 1 else name
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{place}: expected a tensor, got {type(tensor).__name__}")
         if tensor.shape != level.shape:
             raise ValueError(f"{place}: shape {tuple(tensor.shape)}, but the logits have {tuple(level.shape)}")
         if tensor.device != level.device:

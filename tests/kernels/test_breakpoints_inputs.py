@@ -18,6 +18,7 @@ if not INTERPRETED and not torch.cuda.is_available():
 from breakpoint_passes import DEVICE, examples_of, negatives_alone, scatter, weights_of
 
 from rst.kernels import breakpoints, portable
+from rst.kernels.relations import pairwise_step
 from rst.kernels.targets import SparseTargets, flatten_examples
 
 NAMED = named_rankings()
@@ -43,6 +44,28 @@ def test_rows_of_several_processes():
     masses = breakpoints.count(rows, nobody, alone, 0.5)
     assert torch.equal(masses.false_positives, whole.false_positives)
     assert masses.true_positives.abs().sum() == 0
+
+
+@pytest.fixture(autouse=True)
+def _unwritten_memory_is_nan():
+    """Deterministic algorithms fill what torch.empty returns."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("rows", [[torch.inf], [-torch.inf], [torch.inf, -torch.inf], [2e30, torch.inf]])
+@pytest.mark.parametrize("delta", [0.5, 0.0])
+def test_rows_without_a_finite_one(rows, delta):
+    """Where their kinks are is for nobody to see: a finite logit is below plus infinity, however large."""
+    rows = torch.tensor(rows, device=DEVICE)
+    logits = torch.tensor([-1e29, -3.0, 0.0, 2.6, 3.0, 3.4, 50.0, 1e29, torch.inf, -torch.inf])
+    examples = negatives_alone(logits)
+    truth = pairwise_step(rows.clamp(-1e30, 1e30).double().cpu(), logits.clamp(-1e30, 1e30).double(), delta)
+    masses = breakpoints.count(rows, rows.new_zeros(0), examples, delta)
+    assert masses.false_positives.tolist() == truth.sum(1).tolist()
+    weights = weights_of(rows)
+    torch.testing.assert_close(scatter(weights, rows, examples, delta).cpu(), (weights.cpu() @ truth).float())
 
 
 def test_no_rows():

@@ -145,15 +145,7 @@ def test_half_precision_logits_from_autocast(backend, device, half):
 
 
 @THE_SAME_GRAPH
-@pytest.mark.parametrize(
-    "name",
-    [
-        "rank_sort",
-        "ranking_loss",
-        pytest.param("average_precision", marks=pytest.mark.xfail(strict=True, reason="cummin of an unknown length")),
-        pytest.param("alrp", marks=pytest.mark.xfail(strict=True, reason="compares P with the number of errors")),
-    ],
-)
+@pytest.mark.parametrize("name", LOSSES)
 def test_dense_targets(backend, device, name):
     """P is a number that only the run knows, and the same graph serves every batch."""
     recorder = Recorder()

@@ -51,6 +51,19 @@ def test_targets(targets, message):
         rank_sort(LOGITS, targets)
 
 
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([4], "targets: expected a tensor, got int"),
+        (SparseTargets([1], QUALITY), "targets.index: expected a tensor, got list"),  # type: ignore
+        (SparseTargets(INDEX, 0.5), "targets.quality: expected a tensor, got float"),  # type: ignore
+    ],
+)
+def test_targets_that_are_no_tensors(targets, message):
+    with pytest.raises(TypeError, match=message):
+        rank_sort(LOGITS, targets)
+
+
 @pytest.mark.parametrize("delta", [-0.1, float("nan"), float("inf"), "0.5", None])
 def test_delta(delta):
     with pytest.raises(ValueError, match="delta: expected a finite number >= 0, got"):
