@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from rst.data.annotations import FaultyBoxes
 from rst.data.coco import CocoDetection
@@ -182,9 +182,13 @@ class DetectionData(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         rank, world_size = self._process()
         dataset = self._loaded(self.val_set)
+        size = self.images_per_batch
+        batches = [list(range(begin, min(begin + size, len(dataset)))) for begin in range(0, len(dataset), size)]
         return DataLoader(
-            Subset(dataset, range(rank, len(dataset), world_size)),
-            batch_size=self.images_per_batch,
+            dataset,
+            # Whole batches are shared, so that pictures are padded as in one process, and what is found in them is the
+            # same. A process without any takes the first again (it is merged by image id): the others wait for it.
+            batch_sampler=batches[rank::world_size] or batches[:1],
             num_workers=self.workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),

@@ -109,7 +109,19 @@ def test_processes_share_training_and_validation(folder, monkeypatch, world_size
     assert len({len(share) for share in train}) == 1
     assert set(np.concatenate(train)) == set(range(1, PICTURES + 1))
     assert sum(map(len, train)) == -(-PICTURES // world_size) * world_size
-    assert sorted(image for share in val for image in share) == [1, 2, 3, 4, 5], "each picture once, no repeats"
+    # each picture once; a process for which no batch is left takes the first, so that it too comes to the gathering
+    assert sorted(image for share in val[:5] for image in share) == [1, 2, 3, 4, 5]
+    assert val[5:] == [[1]] * len(val[5:])
+
+
+def test_processes_see_the_batches_that_one_process_sees(folder, monkeypatch):
+    def batches(rank: int, world_size: int) -> list[list[int]]:
+        data = data_of(folder, images_per_batch=2)
+        data.setup("fit")
+        monkeypatch.setattr(data, "_process", lambda: (rank, world_size))
+        return [[target["image_id"] for target in targets] for _, targets in data.val_dataloader()]
+
+    assert sorted(batches(0, 2) + batches(1, 2)) == batches(0, 1) == [[1, 2], [3, 4], [5]]
 
 
 @quiet
