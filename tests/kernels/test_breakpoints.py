@@ -23,6 +23,14 @@ NAMED = named_rankings()
 UNIT = 2.0**-30
 
 
+@pytest.fixture(autouse=True)
+def _unwritten_memory_is_nan():
+    """Deterministic algorithms fill what torch.empty returns."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 def assert_exact(ranking: Ranking, gradient_error: float = 2e-7) -> None:
     """Both passes against H in float64 on the same logits; where nothing outranks, exactly 0.
 

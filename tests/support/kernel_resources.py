@@ -135,12 +135,12 @@ def breakpoints_variants() -> dict[str, Variant]:
     ordered = {"rows_ptr": "*fp32", "order_ptr": "*i64", "cells_ptr": "*i32", "frame_ptr": "*fp32"}
     pointers = {**kinks, **tallies, **ordered, "weights_ptr": "*fp64", "profile_ptr": "*fp32", "masses_ptr": "*fp64"}
     merge = {"CELLS": merging.MOST_CELLS, "BLOCK": merging.BLOCK}, {"num_warps": merging.WARPS}
-    scan = {"BLOCK": scans.SCAN_BLOCK}, {"num_warps": scans.SCAN_WARPS}
+    scan, integrating = {"BLOCK": scans.SCAN_BLOCK}, {"num_warps": scans.INTEGRATE_WARPS}
     for name, kernel, constants, options in (
         ("intervals", merging.intervals_kernel, *merge),
-        ("integrate", scans.integrate_kernel, {**scan[0], "FINE": scans.FINEST_BITS}, scan[1]),
+        ("integrate", scans.integrate_kernel, {**scan, "FINE": scans.FINEST_BITS}, integrating),
         ("masses", scans.masses_kernel, {"BLOCK": scans.BLOCK}, {}),
-        ("profile", scans.profile_kernel, *scan),
+        ("profile", scans.profile_kernel, scan, {"num_warps": scans.PROFILE_WARPS}),
     ):
         for hard in (False, True):
             step = "hard" if hard else "smooth"
