@@ -52,8 +52,7 @@ class DetectionData(LightningDataModule):
     Augmentations are those of `rst.data.transforms`, photometric distortion first and the flip last. They and the order
     are a pure function of (seed, epoch, image index), whatever the workers and whatever ran before, and a run resumed
     within an epoch goes on exactly: Lightning stores and restores the position (see `TrainingLoader`); without
-    Lightning call `set_position`. In validation each process sees its share of the pictures once, without repeats;
-    shares may differ by one picture.
+    Lightning call `set_position`. In validation each process sees its share of the batches that one process would see.
 
     Raises:
         DataError: in `setup`, for faulty files, or classes that differ between training and validation.
