@@ -10,6 +10,7 @@ import pytest
 import torch
 from rank_sort_cases import INTERPRETED, Ranking, named_rankings, random_ranking
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 pytest.importorskip("triton")
 if not INTERPRETED and not torch.cuda.is_available():
@@ -167,3 +168,36 @@ def test_no_host_sync(name):
         breakpoints.scatter_to_logits(weights_of(rows), rows, examples, ranking.delta, out, poison)
     with pytest.raises(AssertionError, match="waits for the device"), no_host_sync():
         portable.count(rows, rows, examples, ranking.delta)  # on a CPU it may
+
+
+@contextmanager
+def counted_memory() -> Iterator[list[int]]:
+    """Collects the bytes of every tensor that an operator allocates."""
+    allocated: list[int] = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            known = {each.untyped_storage().data_ptr() for each in tree_leaves((args, kwargs)) if torch.is_tensor(each)}
+            for made in tree_leaves(result):
+                if torch.is_tensor(made) and made.untyped_storage().data_ptr() not in known:
+                    allocated.append(made.untyped_storage().nbytes())
+            return result
+
+    with Count():
+        yield allocated
+
+
+@pytest.mark.slow
+def test_memory_of_twenty_thousand_rows():
+    """All tables of a pass together, of which a part is gone before the last is made: half of 16 MiB at most."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(20_000, generator=generator).to(DEVICE)
+    examples = negatives_alone(torch.randn(1000, generator=generator))
+    with counted_memory() as allocated:
+        breakpoints.count(rows, rows, examples, 0.5)
+    assert (1 << 20) < sum(allocated) < (8 << 20)
+    out, poison, weights = examples.levels[0].clone(), torch.zeros((), device=DEVICE), weights_of(rows)
+    with counted_memory() as allocated:
+        breakpoints.scatter_to_logits(weights, rows, examples, 0.5, out, poison)
+    assert (1 << 20) < sum(allocated) < (8 << 20)
