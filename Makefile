@@ -62,7 +62,7 @@ unit: $(STAMP) ## pytest: all but the Triton kernels themselves
 	env -u TRITON_INTERPRET $(BIN)/python -m pytest --ignore tests/kernels/offline $(PYTEST_FLAGS)
 
 interpreter: $(STAMP) ## the Triton kernels, interpreted on the CPU
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels $(PYTEST_FLAGS)
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernels -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 offline: $(STAMP) ## the Triton kernels, compiled for GPUs that this machine need not have
 	env -u TRITON_INTERPRET $(BIN)/python -m pytest -s tests/kernels/offline $(PYTEST_FLAGS)

@@ -19,7 +19,6 @@ from pathlib import Path
 import triton
 from kernel_resources import TARGETS, Variant, compile_for, variants
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 SASS_LINE = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)", re.MULTILINE)
@@ -39,8 +38,7 @@ def amd_instructions(assembly: str) -> int:
 
 def count_instructions(variant: Variant, target: GPUTarget) -> int:
     """Of the machine code for `target`."""
-    source = ASTSource(fn=variant.kernel, signature=variant.signature(), constexprs=variant.constants)
-    compiled = triton.compile(source, target=target, options=getattr(variant, "options", None))
+    compiled = triton.compile(variant.source(), target=target, options=variant.options)
     if target.backend == "hip":
         return amd_instructions(compiled.asm["amdgcn"])
     with tempfile.TemporaryDirectory() as folder:
