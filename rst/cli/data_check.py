@@ -19,6 +19,7 @@ Find everything that is wrong with a data set in COCO or LVIS form, in one pass,
 where:
   ANNOTATIONS          COCO or LVIS file (JSON)
   IMAGES               folder of its pictures, also as --images DIR; for LVIS the one that holds train2017 and val2017
+  --classes-of FILE    another annotation file (the validation set's) that must have the same categories
   --output FILE        write all findings (file, id, value) and the statistics as JSON
   --show N             findings of each kind to print (default: 5)
 
@@ -36,9 +37,9 @@ positives per pyramid level, estimated for:
 
 exit code: 1 if there are errors: training, or the evaluation after its first epoch, would refuse the data; 0 if there
 are none, also with warnings; 2 for a mistake in the arguments.
-  errors     malformed file, entry, box, area or LVIS entry; duplicate id; unknown image or category; missing or
-             unreadable picture, or one of another size than annotated; box without area or outside the picture;
-             with --masks also missing and malformed masks, and masks without area
+  errors     malformed file, entry, box, area or LVIS entry; duplicate id; other classes; unknown image or category;
+             missing or unreadable picture, or one of another size than annotated; box without area or outside the
+             picture; with --masks also missing and malformed masks, and masks without area
   warnings   box beyond the border (it is clipped), mask and box that disagree, mask without pixels, area larger than
              the box, an object, picture or class name that occurs twice, contradictory LVIS lists, no objects at all
 
@@ -63,6 +64,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS")
     parser.add_argument("folder", type=Path, nargs="?", metavar="IMAGES")
     parser.add_argument("--images", type=Path)
+    parser.add_argument("--classes-of", type=Path)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--show", type=int, default=5)
     parser.add_argument("--masks", action="store_true")
@@ -84,6 +86,7 @@ def _check(options: argparse.Namespace) -> int:
     report = check_annotations(
         options.annotations,
         options.images or options.folder,
+        classes_of=options.classes_of,
         masks=options.masks,
         leave_out=options.faulty_boxes == "leave_out",
         headers=not options.no_headers,

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from coco_files import Files
+from coco_files import FAULTS, Files
 from spoilt_sets import MORE, TWENTY, SpoiltSet
 
 from rst.data import DataError, DataWarning, shapes
@@ -92,6 +92,34 @@ def test_each_fault_alone_and_an_error_is_what_stops_the_reader(clean, tmp_path,
             read_all()
     else:
         read_all()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_the_reader_refuses_is_an_error_in_the_readers_words(tmp_path, fault):
+    files = Files(tmp_path)
+    spoil, message = FAULTS[fault]
+    spoil(files.content)
+    with pytest.raises(DataError):
+        files.read()
+    errors = check_annotations(files.annotations, files.images).of_level("error")
+    if fault == "missing picture":  # names the image first
+        message = r"image 5: no such picture: .*sub/d.png"
+    assert any(re.search(message, finding.message) for finding in errors)
+
+
+def test_categories_must_be_those_of_the_other_file(clean, tmp_path):
+    spoilt = SpoiltSet(clean, "train", tmp_path)
+    other = clean / "annotations/val.json"
+    assert check(spoilt, classes_of=other).findings == []
+    spoilt.content["categories"][2]["name"] = "pyramid"
+    spoilt.content["categories"].append({"id": 99, "name": "unicorn"})
+    report = check(spoilt, classes_of=other)
+    assert found(report) == [("other classes", "category", 4), ("other classes", "category", 99)]
+    assert report.findings[0].message == f"category 4 is 'pyramid' in this file but is 'triangle' in {other}"
+    assert report.findings[1].message == f"category 99 is 'unicorn' in this file but is not in {other}"
+    assert len(report.of_level("error")) == 2
+    with pytest.raises(DataError, match=r"nowhere.json: no such file"):
+        check(spoilt, classes_of=tmp_path / "nowhere.json")
 
 
 def test_settings_decide_what_is_an_error(clean, tmp_path):

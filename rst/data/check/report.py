@@ -19,6 +19,7 @@ KINDS: dict[str, Literal["always", "boxes", "masks", "shapes", "never"]] = {
     "malformed file": "always",
     "malformed entry": "always",
     "duplicate id": "always",
+    "other classes": "always",
     "unknown image": "always",
     "unknown category": "always",
     "missing picture": "always",

@@ -19,7 +19,7 @@ from rst.data.check.statistics import describe
 from rst.data.columns import Columns, absent_pictures, elsewhere, read_columns
 from rst.data.errors import DataError
 from rst.data.faults import Fault, entry_name
-from rst.data.fields import load_json, without_collector
+from rst.data.fields import integers, load_json, section, strings, without_collector
 from rst.data.pictures import PictureFault, look_at_picture
 
 # A context manager around a step of the check, made from its name and the number of its parts; what it gives is called
@@ -35,6 +35,7 @@ def check_annotations(
     annotations: Path,
     images: Path,
     *,
+    classes_of: Path | None = None,
     masks: bool = False,
     leave_out: bool = False,
     headers: bool = True,
@@ -49,6 +50,7 @@ def check_annotations(
     Args:
         annotations: COCO or LVIS file.
         images: folder of its pictures.
+        classes_of: another annotation file that must have the same categories, as training and validation must.
         masks: judge for a training with masks.
         leave_out: judge for a training with `faulty_boxes: leave_out`.
         headers: look at the header of each picture, for its size.
@@ -58,7 +60,7 @@ def check_annotations(
         track: shows the progress.
 
     Raises:
-        DataError: `annotations` or `images` does not exist, or cannot be opened.
+        DataError: `annotations` or `images` does not exist; `classes_of` cannot be read.
     """
     if not images.is_dir():
         raise DataError(f"{images}: no such folder (should hold the pictures of {annotations})")
@@ -79,6 +81,8 @@ def check_annotations(
         if not (columns.images and columns.categories):
             return report  # each annotation would be at fault for that alone
         _check_entries(columns, report)
+        if classes_of is not None:
+            _check_classes(columns, classes_of, report)
         corners = np.full((len(columns.objects), 4), np.nan)
         if columns.objects:
             corners = check_boxes(columns, report.add)
@@ -110,6 +114,22 @@ def _check_entries(columns: Columns, report: Report) -> None:
             first.setdefault(name, entry.get("id"))
     if not (~columns.ignored).any():
         report.add(Fault("no objects", "file", None, "there is no annotation to learn from", len(columns.objects)))
+
+
+def _check_classes(columns: Columns, file: Path, report: Report) -> None:
+    entries = section(load_json(file), "categories", file)
+    ids, names = integers(entries, "id", "category", file), strings(entries, "name", "category", file)
+    theirs = dict(zip(ids.tolist(), names, strict=True))
+    ours = dict(zip(columns.category_ids, columns.class_names, strict=True))
+    for category_id in sorted(ours.keys() | theirs.keys()):
+        here, there = ours.get(category_id), theirs.get(category_id)
+        if here != there:
+            said = (
+                f"is {name!r} in {place}" if name else f"is not in {place}"
+                for name, place in ((here, "this file"), (there, file))
+            )
+            text = f"category {category_id} {' but '.join(said)}"
+            report.add(Fault("other classes", "category", category_id, text, there))
 
 
 def _check_pictures(columns: Columns, report: Report, track: Track, headers: bool, decode: bool) -> None:
