@@ -18,7 +18,7 @@ commands:
   evaluate   score a checkpoint on a data set; COCO table and results file
   predict    detect objects in picture files; pictures with boxes and a JSON file
   plot       draw the loss curves of a run
-  data       prepare a small data set to try things out with
+  data       make, check or show a data set
 
   rst COMMAND --help explains a command. rst --version prints the version.
 
