@@ -47,7 +47,7 @@ def test_instructions_of_amd_s_assembly():
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_kernel_has_more_instructions_where_logits_may_be_ignored(target):
-    plain, masked = (variants()[f"scatter smooth fp32 ignore={kind}"] for kind in (0, 1))
-    few, many = (count_instructions(variant, TARGETS[target]) for variant in (plain, masked))
+def test_the_profile_of_a_hard_step_takes_fewer_instructions(target):
+    hard, smooth = (variants()[f"profile {step}"] for step in ("hard", "smooth"))
+    few, many = (count_instructions(variant, TARGETS[target]) for variant in (hard, smooth))
     assert 50 < few < many
