@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .backends import AlgorithmName, BackendName
 from .entry import Prepared, prepare
 from .reference import dense_alrp, dense_average_precision
+from .relations import self_pair
 from .scores import alrp_updates, average_precision_updates
 from .targets import Masses, Targets, gather_levels
 
@@ -126,8 +127,7 @@ def _localisation(prepared: Prepared, masses: Masses, own: Tensor, everybodys: T
     if not torch.compiler.is_compiling() and not shared.total:
         return own.sum()  # of nothing
     logits = shared.gather(gather_levels(prepared.examples.levels, prepared.examples.index))
-    self_pair = 0.5 if prepared.delta > 0 else 1.0
-    rank = 1 - self_pair + masses.true_positives + masses.false_positives
+    rank = 1 - self_pair(prepared.delta) + masses.true_positives + masses.false_positives
     ascending, order = logits.sort()
     shares = (UNITS / rank[order]).round().long()
     below = torch.cat([shares.new_zeros(1), shares.cumsum(0)])  # (R + 1,)

@@ -19,6 +19,11 @@ def step(difference: Tensor, delta: float) -> Tensor:
     return torch.where(difference.isnan(), difference, (difference >= 0).to(difference.dtype))
 
 
+def self_pair(delta: float) -> float:
+    """H(0): what a positive adds to its own rank."""
+    return 0.5 if delta > 0 else 1.0
+
+
 def pairwise_step(lower: Tensor, upper: Tensor, delta: float) -> Tensor:
     """H(upper_j - lower_i) as a matrix (len(lower), len(upper)); two equal infinities are a tie, not a NaN."""
     difference = upper[None, :] - lower[:, None]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .pairs import SortingSums
-from .relations import MASS_FLOOR
+from .relations import MASS_FLOOR, self_pair
 
 
 class PairPasses(Protocol):
@@ -42,7 +42,7 @@ class Counts:
     @property
     def self_pair(self) -> float:
         """What each positive has added to its own `true_positives`: H(0)."""
-        return 0.5 if self.delta > 0 else 1.0
+        return self_pair(self.delta)
 
     def weigh(self, values: Tensor) -> Tensor:
         """Sum over the positives j of H(s_j - s_i) values_j for `values` (P,), with the self pair: (P,) float64."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision import tv_tensors
+from picture_items import picture_item
 
 from rst.data import DetectionData, shapes
 from rst.data.transforms import MEAN_COLOUR, evaluation_transforms, training_transforms
@@ -14,20 +14,7 @@ YOLACT = {"keep_ratio": False, "photometric": True, "expand": 4.0, "iou_crop": T
 
 
 def item(height=60, width=90, boxes=((20, 10, 60, 50), (2, 2, 8, 9)), masks=True):
-    image = tv_tensors.Image(torch.randint(256, (3, height, width), dtype=torch.uint8))
-    corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    target = {
-        "boxes": tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(height, width)),
-        "labels": torch.arange(len(boxes)),
-        "image_id": 9,
-        "original_size": (height, width),
-    }
-    if masks:
-        planes = torch.zeros(len(boxes), height, width, dtype=torch.uint8)
-        for plane, (x0, y0, x1, y1) in zip(planes, boxes, strict=True):
-            plane[y0:y1, x0:x1] = 1
-        target["masks"] = tv_tensors.Mask(planes)
-    return image, target
+    return picture_item(height, width, boxes, masks)
 
 
 def only(**option):

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from picture_items import picture_item
 from torchvision import tv_tensors
 
 from rst.data.transforms import evaluation_transforms, resized, training_transforms
@@ -14,21 +15,7 @@ def plain(image):
 
 
 def item(height=40, width=60, boxes=((10, 5, 30, 25),), masks=False):
-    image = tv_tensors.Image(torch.randint(256, (3, height, width), dtype=torch.uint8))
-    target = {
-        "boxes": tv_tensors.BoundingBoxes(
-            torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), format="XYXY", canvas_size=(height, width)
-        ),
-        "labels": torch.arange(len(boxes)),
-        "image_id": 9,
-        "original_size": (height, width),
-    }
-    if masks:
-        planes = torch.zeros(len(boxes), height, width, dtype=torch.uint8)
-        for plane, (x0, y0, x1, y1) in zip(planes, boxes, strict=True):
-            plane[y0:y1, x0:x1] = 1
-        target["masks"] = tv_tensors.Mask(planes)
-    return image, target
+    return picture_item(height, width, boxes, masks)
 
 
 @pytest.mark.parametrize(
