@@ -5,7 +5,7 @@ from torchvision import tv_tensors
 
 
 def picture_item(height, width, boxes, masks):
-    """(image, target): noise of that size, with whole-pixel boxes (x0, y0, x1, y1), each its own class, and their masks."""
+    """(image, target): noise of that size, with boxes (x0, y0, x1, y1) in whole pixels and, if wanted, their masks."""
     image = tv_tensors.Image(torch.randint(256, (3, height, width), dtype=torch.uint8))
     target = {
         "boxes": tv_tensors.BoundingBoxes(
