@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from goals import goals_table
+from judging import judging_tables
 from plots import write_plots
 from session import Session, read_session
 from tables import evidence_table, head_tables, memory_table, step_table, sweep_table
@@ -64,6 +65,12 @@ def write_report(source: Path, target: Path) -> None:
         "",
         "## Training step",
         *step_table(session),
+        "",
+        "## Evaluation and the check of data",
+        "",
+        "Wall clock. An evaluator gets the annotation file and a list of detections; whoever differs from pycocotools",
+        "or lvis on a smaller set is not timed. The check is timed from the command line, with a look at every header.",
+        *judging_tables(session),
         "",
         "## Static evidence",
         "",
