@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # --help should not wait for torch
@@ -127,7 +128,9 @@ def _bar(name: str, total: int) -> Iterator[Callable[[int], object]]:
     from tqdm import tqdm
 
     layout = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]" if total else "{desc} ..."
-    with tqdm(total=total or None, desc=name, bar_format=layout, leave=False, disable=None, file=sys.stderr) as bar:
+    columns, rows = get_terminal_size()  # never 0, as which some terminals give their size: tqdm would show nothing
+    options: dict[str, Any] = {"bar_format": layout, "ncols": columns, "nrows": rows, "leave": False, "disable": None}
+    with tqdm(total=total or None, desc=name, file=sys.stderr, **options) as bar:
         yield bar.update
 
 

@@ -1,6 +1,8 @@
 """`rst data check`: what it prints and writes, its exit codes, and mistakes in its arguments."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,22 @@ def test_errors_have_exit_code_1_and_a_report_with_everything(clean, tmp_path, c
     assert printed.index("warning: ") > printed.rindex("error: "), "errors first"
     report = json.loads((tmp_path / "report.json").read_text())
     assert sorted((f["kind"], f["subject"], f["id"]) for f in report["findings"]) == sorted(planted)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_progress_is_shown_on_a_terminal_even_one_that_does_not_know_its_size(clean, monkeypatch):
+    import pty
+
+    ours, theirs = pty.openpty()  # 0 columns wide, 0 lines high
+    os.set_blocking(ours, False)  # nothing to read is a failure, nothing to wait for
+    monkeypatch.delenv("COLUMNS", raising=False)
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert run(clean / "annotations/train.json", clean / "train") == 0
+        shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    for step in ("reading 0 MiB of JSON ...", "masks:   0%|", "pictures:   0%|", "/50 ["):
+        assert step in shown
 
 
 def test_warnings_alone_have_exit_code_0(clean, tmp_path, capsys):
