@@ -20,6 +20,7 @@ from rst.evaluation.protocol import Protocol
 from rst.evaluation.truth import GroundTruth, Shapes, is_box, mask_areas
 
 ASTRAY = 0.1  # share of boxes that may lie mostly outside their pictures before it is said
+LEAST_CAP = 50  # detections a picture; few detectors stop at fewer
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Detections:
     areas: np.ndarray  # (D,) float64, square pixels
     given: int  # detections in the list, with those that do not count
     pictures: int  # pictures with a detection in the list
+    cap: int  # where the detector seems to have stopped in a picture, before the protocol's limit; 0 if nowhere
     doubt: str  # what makes it unlikely that these are detections of these pictures; empty if nothing does
 
 
@@ -80,6 +82,7 @@ def read_detections(results: Any, truth: GroundTruth) -> Detections:
         areas=areas[order],
         given=len(results),
         pictures=len(np.unique(image)),
+        cap=_cap(image, truth.protocol),
         doubt=doubt,
     )
 
@@ -97,6 +100,14 @@ def _counts(
         counts &= np.isin(groups, truth.groups) | np.isin(groups, truth.negative)
         counts &= areas > 0  # LVIS's tool leaves such out
     return counts
+
+
+def _cap(image: np.ndarray, protocol: Protocol) -> int:
+    """The most detections of a picture, if most pictures have just as many and the protocol counts more of each."""
+    _, counts = np.unique(image, return_counts=True)
+    most = int(counts.max(initial=0))
+    capped = most >= LEAST_CAP and 2 * np.count_nonzero(counts == most) > len(counts) > 1
+    return most if capped and protocol.limit_per_image and most < protocol.limits[-1] else 0
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -130,6 +141,8 @@ def _places(values: list[Any], known: np.ndarray, key: str, kind: str, source: s
         span = f"{len(known)} ids, {known[0]} to {known[-1]}" if len(known) else "none"
         count = f"; {len(unknown)} of {len(ids)} results have such an id" if len(unknown) > 1 else ""
         hint = ". Are these detections of another data set?" if 2 * len(unknown) > len(ids) else ""
+        if kind == "category" and len(known) and ids.min() == 0 < known[0]:
+            hint = ". Are these labels, which count from 0? A result names the id of its category in the annotations"
         raise DataError(
             f"{source}[{unknown[0]}]: {key} {ids[unknown[0]]} is no {kind} of the ground truth, {file} "
             f"({span}){count}{hint}"

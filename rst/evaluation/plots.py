@@ -17,6 +17,7 @@ from rst.evaluation.report import SHAPES, format_threshold
 
 MOST_NAMED = 10  # classes that a legend names; more are thin lines
 SIZE = (6.4, 4.8)  # inches, of a panel
+LEAST_SPAN = 5.0  # per cent, of the axis of LRP errors
 NAMED = colormaps["tab10"].colors  # type: ignore[attr-defined]
 
 
@@ -55,7 +56,10 @@ def draw_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
     axis = figure.subplots()
     _draw_lrp(axis, evaluation, classes)
     axis.set_title(f"LRP error of {kind}: the lowest point of a curve is its oLRP")
-    axis.set(xlabel="score threshold", ylabel="LRP error in per cent", xlim=(0, 1))
+    least = 100 * min(evaluation.curves[k].errors.min(initial=1) for k in classes)
+    span = max(100 - least, LEAST_SPAN)
+    limits = (100 - 1.05 * span, 100 + 0.05 * span)  # an error is never more than 100 %, so that little is above
+    axis.set(xlabel="score threshold", ylabel="LRP error in per cent", xlim=(0, 1), ylim=limits)
     axis.grid(alpha=0.3)
     olrp = folder / "olrp.png"
     figure.savefig(olrp, dpi=120)
@@ -83,7 +87,7 @@ def _draw_classes(axis: Axes, evaluation: Evaluation, classes: list[int]) -> Non
     mean = at_half[:, classes].mean(1)
     label = f"mean of {len(classes)} classes: AP50 {100 * mean.mean():.1f}"
     axis.plot(RECALLS, mean, color="black", linewidth=2, label=label)
-    axis.legend(fontsize="small")
+    _add_legend(axis)
 
 
 def _draw_lrp(axis: Axes, evaluation: Evaluation, classes: list[int]) -> None:
@@ -103,7 +107,13 @@ def _draw_lrp(axis: Axes, evaluation: Evaluation, classes: list[int]) -> None:
         )
         axis.plot(GRID, 100 * evaluation.mean_error, color="black", linewidth=2, label=label)
         axis.plot(evaluation.threshold, best, "o", color="black")
-    axis.legend(fontsize="small")
+    _add_legend(axis)
+
+
+def _add_legend(axis: Axes) -> None:
+    """Of lines that can be seen: one class of many is a faint hair."""
+    for line in axis.legend(fontsize="small").get_lines():
+        line.set(linewidth=max(line.get_linewidth(), 1.0), alpha=1.0)
 
 
 def _style(place: int, named: bool) -> dict[str, Any]:

@@ -67,6 +67,11 @@ def notes(evaluation: Evaluation) -> list[str]:
         found.append("not one object is found: are these detections of this data set?")
     elif detections.given and 2 * detections.pictures < len(truth.image_ids):
         found.append("most pictures have no detection at all: are these the detections of all of them?")
+    if detections.cap:
+        found.append(
+            f"most pictures have {detections.cap} detections, none more, and {truth.protocol.name.upper()} counts "
+            f"{truth.protocol.limits[-1]} of each: was that the detector's limit (--model.detections_per_image)?"
+        )
     if truth.unnumbered.any():
         found.append(
             f"{truth.file}: annotation id 0 is counted as missed whatever is detected, here as by pycocotools, which "

@@ -116,6 +116,13 @@ def test_detections_of_another_data_set_are_refused(annotations, tmp_path):
         evaluate_detections(annotations(), tmp_path / "theirs.json")
 
 
+def test_labels_in_place_of_category_ids_are_guessed(annotations):
+    with pytest.raises(DataError, match=r"results\[1\]: category_id 0 is no category .*Are these labels, which count"):
+        evaluate_detections(annotations(), [RESULT, RESULT | {"category_id": 0}])
+    with pytest.raises(DataError, match=r"category_id 4 is no category [^?]*$"):
+        evaluate_detections(annotations(), [RESULT, RESULT | {"category_id": 4}])
+
+
 def test_what_looks_like_other_data_with_the_same_ids_is_said(annotations):
     assert notes(evaluate(annotations(), [RESULT])) == []
     astray = [RESULT | {"bbox": [190, 10, 40, 40]}] * 3 + [RESULT]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from evaluation_cases import coco_set, federated_set
+from matplotlib.figure import Figure
 from PIL import Image
 
 from rst.evaluation import Evaluation, evaluate, format_table
@@ -105,6 +106,23 @@ def test_the_headline_says_what_was_judged(coco):
     assert notes(coco) == []
 
 
+def test_a_detector_that_stopped_before_lviss_limit_is_noted(tmp_path):
+    def said(per_picture: int, **change) -> list[str]:
+        truth, results = federated_set(6, per_picture, 30, seed=2)
+        if change:
+            results = [result for i, result in enumerate(results) if change["kept"](i)]
+        return [note for note in notes(evaluated(tmp_path, truth, results)) if "detector's limit" in note]
+
+    (note,) = said(100)
+    assert note.startswith("most pictures have 100 detections, none more, and LVIS counts 300 of each")
+    assert said(300) == [], "the protocol's own"
+    assert said(350) == []
+    assert said(20) == [], "few because few were found"
+    assert said(100, kept=lambda i: i % 100 < 60 + i // 100) == [], "as many as were found, in each another number"
+    truth, results = coco_set(6, 100, 3, seed=1)
+    assert notes(evaluated(tmp_path, truth, results)) == [], "COCO counts 100"
+
+
 def colours(file) -> set[str]:
     """Hexadecimal RRGGBB."""
     with Image.open(file) as picture:
@@ -140,3 +158,14 @@ def test_nothing_is_drawn_without_objects_and_a_flat_line_without_detections(tmp
     assert len(draw_evaluation(evaluation, tmp_path / "flat")) == 2
     assert (evaluation.mean_error == 1).all()
     assert len(evaluation.mean_error) == len(GRID)
+
+
+def test_the_axis_of_lrp_errors_ends_at_100_per_cent(coco, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    truth, _ = coco_set(3, 1, 2, seed=1)
+    for evaluation in (coco, evaluated(tmp_path, truth, [])):
+        draw_evaluation(evaluation, tmp_path)
+        bottom, top = drawn[-1].axes[0].get_ylim()
+        least = 100 * min(curve.errors.min(initial=1) for curve in evaluation.curves)
+        assert bottom < min(least, 95) < 100 < top < 105
