@@ -80,7 +80,7 @@ def test_step(benchmark, facts, monkeypatch, setting, contender):
         facts["not_measured"][f"training step, {setting}"] = "needs a GPU"
         pytest.skip("needs a GPU")
     watch = Stopwatch(per_positive_rank_sort if contender == LOOP else rank_sort, CLOCK)
-    monkeypatch.setattr("rst.detectors.losses.rank_sort", watch)
+    monkeypatch.setattr("rst.detectors.ranking_losses.rank_sort", watch)
     torch.manual_seed(0)
     arguments = {**chosen.arguments, "loss": "cross_entropy" if contender == SAMPLED else "rank_sort"}
     model = detectors.faster_rcnn(**arguments).to(DEVICE).train()

@@ -6,6 +6,8 @@ a model may go without, is a dict of what its last training step on this process
 the model's device, the same keys in every step, NaN where a step has no value.
 """
 
+from .atss import atss
+from .dense_detector import DenseDetector
 from .faster_rcnn import FasterRCNN, faster_rcnn
 
-__all__ = ["FasterRCNN", "faster_rcnn"]
+__all__ = ["DenseDetector", "FasterRCNN", "atss", "faster_rcnn"]

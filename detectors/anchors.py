@@ -13,6 +13,8 @@ from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
+from .inputs import padded_sizes
+
 
 class AnchorGenerator(TorchvisionAnchorGenerator):
     """Float anchors centred at (x * stride, y * stride), never rounded, at strides that are given and not guessed.
@@ -65,8 +67,8 @@ class AnchorGenerator(TorchvisionAnchorGenerator):
         An image is padded to a multiple of `size_divisible`, then to the batch's largest: only the anchors of the first
         frame take part in training (paper's code; it keeps anchors that merely cross the border).
         """
-        padded = [[math.ceil(side / size_divisible) * size_divisible for side in s] for s in image_list.image_sizes]
-        if all(size == list(image_list.tensors.shape[-2:]) for size in padded):
+        padded = padded_sizes(image_list.image_sizes, size_divisible)
+        if all(size == tuple(image_list.tensors.shape[-2:]) for size in padded):
             return None
         device = feature_maps[0].device
         heights, widths = torch.tensor(padded, device=device).T[..., None]  # (n, 1) each

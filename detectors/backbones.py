@@ -1,23 +1,46 @@
 """Backbones with a feature pyramid: ResNet and MobileNetV2 from torchvision, frozen and normalised as the recipes want.
 
-    levels "0".."3" = P2..P5 (strides 4, 8, 16, 32), "pool" = P6 (stride 64), P5 subsampled
+    two-stage pyramid: "0".."3" = P2..P5 (strides 4, 8, 16, 32), "pool" = P6 (stride 64), P5 subsampled
+    dense pyramid: "1".."3" = P3..P5 (strides 8, 16, 32), "p6", "p7" (strides 64, 128), convolutions on P5
 
 Batch normalisation keeps its ImageNet statistics for ever, while its scale and shift train outside the frozen stages:
 torchvision's detectors freeze all four (FrozenBatchNorm2d), which is another model.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from .weights import load_weights
 
-STRIDES = (4, 8, 16, 32, 64)
-LEVELS = ("0", "1", "2", "3", "pool")
+
+class StridedLevels(LastLevelP6P7):
+    """P6 and P7 by convolutions of stride 2, P6 from P5 and P7 from P6, without torchvision's ReLU between the two."""
+
+    def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        sixth = self.p6(p[-1])
+        return [*p, sixth, self.p7(sixth)], [*names, "p6", "p7"]
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """Which levels a detector looks at."""
+
+    names: tuple[str, ...]
+    strides: tuple[int, ...]  # pixels
+    first_stage: int  # of the backbone, from 0: the finest that the pyramid takes
+    coarsest: Callable[[int], ExtraFPNBlock]  # makes the levels beyond the backbone's, from the channels of a level
+
+
+TWO_STAGE = Pyramid(("0", "1", "2", "3", "pool"), (4, 8, 16, 32, 64), 0, lambda channels: LastLevelMaxPool())
+DENSE = Pyramid(
+    ("1", "2", "3", "p6", "p7"), (8, 16, 32, 64, 128), 1, lambda channels: StridedLevels(channels, channels)
+)
 
 
 @dataclass(frozen=True)
@@ -59,11 +82,20 @@ class PyramidBackbone(BackboneWithFPN):
         stages: its division.
         out_channels: channels of every level.
         frozen_stages: 1 freezes the stem and stage 1 (the recipe), 0 the stem, -1 nothing.
+        pyramid: the levels.
     """
 
-    def __init__(self, body: nn.Module, stages: Stages, out_channels: int, frozen_stages: int) -> None:
-        returned = {names[-1]: level for names, level in zip(stages.stages, LEVELS, strict=False)}
-        super().__init__(body, returned, list(stages.channels), out_channels, extra_blocks=LastLevelMaxPool())
+    def __init__(
+        self, body: nn.Module, stages: Stages, out_channels: int, frozen_stages: int, pyramid: Pyramid = TWO_STAGE
+    ) -> None:
+        outputs = [names[-1] for names in stages.stages[pyramid.first_stage :]]
+        super().__init__(
+            body,
+            dict(zip(outputs, pyramid.names, strict=False)),
+            list(stages.channels[pyramid.first_stage :]),
+            out_channels,
+            extra_blocks=pyramid.coarsest(out_channels),
+        )
         for module in self.fpn.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
@@ -90,6 +122,7 @@ def pyramid_backbone(
     weights: str | None = None,
     out_channels: int = 256,
     frozen_stages: int = 1,
+    pyramid: Pyramid = TWO_STAGE,
 ) -> PyramidBackbone:
     """Builds a backbone with its pyramid.
 
@@ -99,6 +132,7 @@ def pyramid_backbone(
             random weights. See `rst.detectors.weights.load_weights`.
         out_channels: channels of every level of the pyramid.
         frozen_stages: stages without gradients: 1 is the stem and stage 1, 0 the stem, -1 none.
+        pyramid: the levels, `TWO_STAGE` or `DENSE`.
 
     Raises:
         ValueError: for an unknown name, an impossible number of stages, or weights that do not fit.
@@ -112,4 +146,4 @@ def pyramid_backbone(
     assert isinstance(body, nn.Module)
     if weights is not None:
         load_weights(classifier, weights, name)
-    return PyramidBackbone(body, BACKBONES[name], out_channels, frozen_stages)
+    return PyramidBackbone(body, BACKBONES[name], out_channels, frozen_stages, pyramid)

@@ -79,27 +79,27 @@ def pairwise_iou(
 
 
 def _intersection_and_union(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    extent = torch.minimum(first[:, 2:], second[:, 2:]) - torch.maximum(first[:, :2], second[:, :2])
-    intersection = extent.clamp(min=0).prod(dim=1)
-    areas = (first[:, 2:] - first[:, :2]).prod(dim=1) + (second[:, 2:] - second[:, :2]).prod(dim=1)
+    extent = torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
+    intersection = extent.clamp(min=0).prod(dim=-1)
+    areas = (first[..., 2:] - first[..., :2]).prod(dim=-1) + (second[..., 2:] - second[..., :2]).prod(dim=-1)
     return intersection, (areas - intersection).clamp(min=AREA_FLOOR)
 
 
 def paired_iou(
-    first: Tensor,  # (P, 4)
-    second: Tensor,  # (P, 4)
+    first: Tensor,  # (..., 4)
+    second: Tensor,  # (..., 4), broadcast against the first
 ) -> Tensor:
-    """IoU of first[i] with second[i]: (P,) in [0, 1]; 0 where either box has no area."""
+    """IoU of each first box with its second: (...) in [0, 1]; 0 where either box has no area."""
     intersection, union = _intersection_and_union(first, second)
     return (intersection / union).clamp(max=1)  # rounding may leave a union just below its intersection
 
 
 def paired_giou(
-    first: Tensor,  # (P, 4)
-    second: Tensor,  # (P, 4)
+    first: Tensor,  # (..., 4)
+    second: Tensor,  # (..., 4), broadcast against the first
 ) -> Tensor:
-    """Generalised IoU of first[i] with second[i]: (P,) in (-1, 1] (Rezatofighi et al., CVPR 2019)."""
+    """Generalised IoU of each first box with its second: (...) in (-1, 1] (Rezatofighi et al., CVPR 2019)."""
     intersection, union = _intersection_and_union(first, second)
-    extent = torch.maximum(first[:, 2:], second[:, 2:]) - torch.minimum(first[:, :2], second[:, :2])
-    enclosing = extent.clamp(min=0).prod(dim=1).clamp(min=AREA_FLOOR)
+    extent = torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])
+    enclosing = extent.clamp(min=0).prod(dim=-1).clamp(min=AREA_FLOOR)
     return intersection / union - (enclosing - union) / enclosing

@@ -5,7 +5,7 @@ Both are one assembly. A `Recipe` holds what differs: the losses, the samplers, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
@@ -14,14 +14,17 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.rpn import RPNHead
 
 from .anchors import AnchorGenerator
-from .backbones import LEVELS, STRIDES, pyramid_backbone
+from .backbones import TWO_STAGE, pyramid_backbone
+from .box_loss import BoxLoss, TaskBalance
 from .boxes import BoxCoder
-from .inputs import NormalizeAndPad, check_images, check_targets
-from .losses import BinaryCrossEntropy, DetectionLoss, RankSort, SoftmaxCrossEntropy
+from .cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
+from .inputs import PADDING, NormalizeAndPad, check_images, check_targets
+from .losses import DetectionLoss, refuse
 from .matching import MaxIoUMatcher
+from .ranking_losses import RankSort
 from .roi_align import PyramidRoIAlign
 from .roi_heads import BoxPredictor, RoIHeads
-from .rpn import PADDING, RegionProposalNetwork
+from .rpn import RegionProposalNetwork
 
 POOL_SIZE = 7  # cells along the side of a pooled RoI
 ROI_STD = (0.1, 0.1, 0.2, 0.2)
@@ -38,16 +41,22 @@ class Recipe:
     roi_sampler: BalancedPositiveNegativeSampler | None = None
 
 
-def _rank_sort(delta: float, sorting_error: bool) -> Recipe:
+def _rank_sort(
+    delta: float | None = None,
+    sorting_error: bool | None = None,
+    score_weighting: bool | None = None,
+    task_balance: TaskBalance | None = None,
+) -> Recipe:
+    box = BoxLoss().switched(score_weighting, task_balance)
     # 0.20 and the deltas' scale in the RPN are not tuned here: they come from the paper and its code (its section 5).
-    rpn, roi = (RankSort(weight, delta, sorting_error) for weight in (0.20, 1.0))
+    rpn, roi = (
+        RankSort(weight, 0.5 if delta is None else delta, sorting_error is not False, box) for weight in (0.20, 1.0)
+    )
     return Recipe(rpn, roi, rpn_std=(0.1, 0.1, 0.2, 0.2))
 
 
-def _cross_entropy(delta: float, sorting_error: bool) -> Recipe:
-    del delta  # no ranking
-    if not sorting_error:
-        raise ValueError("sorting_error=False does not go with loss='cross_entropy', which has no sorting error")
+def _cross_entropy(**options: Any) -> Recipe:
+    refuse("cross_entropy", "which neither ranks nor balances", **options)
     return Recipe(
         BinaryCrossEntropy(),
         SoftmaxCrossEntropy(),
@@ -57,7 +66,7 @@ def _cross_entropy(delta: float, sorting_error: bool) -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[float, bool], Recipe]] = {"rank_sort": _rank_sort, "cross_entropy": _cross_entropy}
+RECIPES: dict[str, Callable[..., Recipe]] = {"rank_sort": _rank_sort, "cross_entropy": _cross_entropy}
 
 
 class FasterRCNN(GeneralizedRCNN):
@@ -124,8 +133,10 @@ def faster_rcnn(
     backbone: str = "resnet50",
     weights: str | None = None,
     loss: Literal["rank_sort", "cross_entropy"] = "rank_sort",
-    delta: float = 0.5,
-    sorting_error: bool = True,
+    delta: float | None = None,
+    sorting_error: bool | None = None,
+    score_weighting: bool | None = None,
+    task_balance: TaskBalance | None = None,
     frozen_stages: int = 1,
     fpn_channels: int = 256,
     head_channels: int = 1024,
@@ -152,9 +163,11 @@ def faster_rcnn(
         backbone: resnet18, resnet34, resnet50, resnet101 or mobilenet_v2.
         weights: of the backbone: a state-dict file, the name of torchvision's weights ("IMAGENET1K_V2"), or None.
         loss: the recipe.
-        delta: half-width of the ranking's smoothed step, in logits.
+        delta: half-width of the ranking's smoothed step, in logits (0.5). It and the next three are of Rank & Sort.
         sorting_error: False trains on the ranking error alone, to which the box loss is then balanced: the paper's
-            ablation; only with Rank & Sort.
+            ablation.
+        score_weighting: False counts every positive alike in the box loss, instead of by its score (Table 9).
+        task_balance: the factor of the box losses: "value", "magnitude" or a number, see `BoxLoss` ("value"; Table 9).
         frozen_stages: backbone stages that do not train: 1 is the stem and stage 1, 0 the stem, -1 none.
         fpn_channels: channels of each level, and of the RPN.
         head_channels: width of the R-CNN head's two hidden layers.
@@ -175,10 +188,12 @@ def faster_rcnn(
         raise ValueError(f"num_classes={num_classes}: a detector needs at least one class")
     if loss not in RECIPES:
         raise ValueError(f"loss={loss!r} is not one of {', '.join(RECIPES)}")
-    recipe = RECIPES[loss](delta, sorting_error)
+    recipe = RECIPES[loss](
+        delta=delta, sorting_error=sorting_error, score_weighting=score_weighting, task_balance=task_balance
+    )
     pyramid = pyramid_backbone(backbone, weights=weights, out_channels=fpn_channels, frozen_stages=frozen_stages)
     rpn = RegionProposalNetwork(
-        AnchorGenerator(STRIDES, (anchor_scale,), anchor_ratios),
+        AnchorGenerator(TWO_STAGE.strides, (anchor_scale,), anchor_ratios),
         RPNHead(fpn_channels, len(anchor_ratios)),
         loss=recipe.rpn_loss,
         matcher=MaxIoUMatcher(0.7, 0.3, low_quality=True, min_positive_iou=0.3),
@@ -193,7 +208,7 @@ def faster_rcnn(
         nn.init.xavier_uniform_(layer.weight)
         nn.init.zeros_(layer.bias)
     roi_heads = RoIHeads(
-        PyramidRoIAlign(LEVELS[:4], STRIDES[:4], POOL_SIZE),
+        PyramidRoIAlign(TWO_STAGE.names[:4], TWO_STAGE.strides[:4], POOL_SIZE),
         box_head,
         BoxPredictor(head_channels, num_classes + recipe.roi_loss.background, num_classes),
         loss=recipe.roi_loss,

@@ -3,6 +3,7 @@
 n  images    G  ground-truth boxes of an image    C  classes
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,6 +13,15 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+PADDING = 32  # pixels: the side of an image in a batch is a multiple of this
+
+
+def padded_sizes(image_sizes: Sequence[tuple[int, int]], divisible: int = PADDING) -> list[tuple[int, int]]:
+    """Height and width of each image padded on its own, before the batch's largest pads it further; pixels."""
+    return [
+        (math.ceil(height / divisible) * divisible, math.ceil(width / divisible) * divisible)
+        for height, width in image_sizes
+    ]
 
 
 class NormalizeAndPad(GeneralizedRCNNTransform):

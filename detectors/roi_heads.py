@@ -7,13 +7,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from .boxes import BoxCoder
+from .detections import select_detections
 from .losses import DetectionLoss, HeadOutputs
 from .matching import IGNORED, match_batch, subsample
-
-MIN_SIDE = 1e-2  # pixels: torchvision's bound on a detection's width and height
 
 
 class BoxPredictor(nn.Module):
@@ -156,12 +154,8 @@ class RoIHeads(TorchvisionRoIHeads):
         proposals: list[Tensor],  # per image (R_i, 4)
         image_shapes: list[tuple[int, int]],
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Per image boxes (k, 4), scores (k,) and labels (k,), by descending score.
-
-        Every (RoI, class) above the threshold is a candidate; NMS treats each class apart.
-        """
+        """Per image boxes (k, 4), scores (k,) and labels (k,), by descending score; see `select_detections`."""
         counts = [len(boxes) for boxes in proposals]
-        results: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
         per_image = zip(
             self.loss.scores(class_logits).split(counts),
             box_regression.split(counts),
@@ -169,13 +163,18 @@ class RoIHeads(TorchvisionRoIHeads):
             image_shapes,
             strict=True,
         )
-        for scores, deltas, rois, shape in per_image:
-            roi, label = (scores > self.score_thresh).nonzero(as_tuple=True)
-            score = scores[roi, label]
-            boxes = clip_boxes_to_image(self.box_coder.decode_single(deltas[roi, label], rois[roi]), shape)
-            large = remove_small_boxes(boxes, MIN_SIDE)
-            boxes, score, label = boxes[large], score[large], label[large]
-            kept = batched_nms(boxes, score, label, self.nms_thresh)[: self.detections_per_img]
-            for result, value in zip(results, (boxes, score, label), strict=True):
-                result.append(value[kept])
-        return results
+        found = [
+            select_detections(
+                scores,
+                lambda roi, label, deltas=deltas, rois=rois: self.box_coder.decode_single(
+                    deltas[roi, label], rois[roi]
+                ),
+                shape,
+                threshold=self.score_thresh,
+                nms_iou=self.nms_thresh,
+                limit=self.detections_per_img,
+            )
+            for scores, deltas, rois, shape in per_image
+        ]
+        boxes, scores, labels = (list(part) for part in zip(*found, strict=True))
+        return boxes, scores, labels

@@ -16,10 +16,10 @@ from rst.kernels import gather_levels
 
 from .anchors import AnchorGenerator
 from .boxes import BoxCoder, to_unit_frame
+from .inputs import PADDING
+from .layout import MapLayout
 from .losses import DetectionLoss, HeadOutputs
 from .matching import IGNORED, match_batch, subsample
-
-PADDING = 32  # pixels: the side of an image in a batch is a multiple of this
 
 
 class RegionProposalNetwork(TorchvisionRPN):
@@ -81,7 +81,8 @@ class RegionProposalNetwork(TorchvisionRPN):
         assert targets is not None
         match = self.assign(anchors, images, maps, targets)
         truths = torch.cat([target["boxes"] for target in targets])
-        terms, statistics = self.loss(self.head_outputs(logits, deltas, anchors, match, truths))
+        layout = MapLayout.of(maps, self.anchor_generator.num_anchors_per_location()[0])
+        terms, statistics = self.loss(self.head_outputs(logits, deltas, anchors, layout, match, truths))
         self.statistics = {f"{name}_rpn": value for name, value in statistics.items()}
         return proposals, {f"loss_rpn_{name}": term for name, term in terms.items()}
 
@@ -126,13 +127,14 @@ class RegionProposalNetwork(TorchvisionRPN):
         logits: list[Tensor],  # L of (n, A H W)
         deltas: Tensor,  # (n, N, 4)
         anchors: Tensor,  # (N, 4)
+        layout: MapLayout,
         match: Tensor,  # (n, N)
         truths: Tensor,  # (all ground truth, 4)
     ) -> HeadOutputs:
         """Predictions beside their truths, boxes in the frame of their anchor (as in the paper's code)."""
         image, anchor = (match >= 0).nonzero(as_tuple=True)
         positives = anchors[anchor]
-        index = self.flat_index(image, anchor, logits)
+        index = layout.place(image, anchor, channels=1).squeeze(1)
         own = gather_levels([level.detach() for level in logits], index)  # (P,)
         return HeadOutputs(
             logits=logits,
@@ -144,12 +146,3 @@ class RegionProposalNetwork(TorchvisionRPN):
             truths=to_unit_frame(truths[match[image, anchor]], positives),
             coder=self.box_coder,
         )
-
-    @staticmethod
-    def flat_index(image: Tensor, anchor: Tensor, logits: list[Tensor]) -> Tensor:
-        """Where (image, anchor) lies in the concatenation of the raveled levels: by level, then by image."""
-        count = torch.tensor([level.shape[1] for level in logits], device=anchor.device)
-        end = count.cumsum(0)
-        level = torch.bucketize(anchor, end, right=True)
-        start = end[level] - count[level]
-        return len(logits[0]) * start + image * count[level] + anchor - start

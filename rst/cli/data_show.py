@@ -20,7 +20,7 @@ usage: rst data show --config FILE --output DIR [--batches 4] [--epoch 0] [--spl
 
 Draw batches of an experiment exactly as its model sees them: augmented, resized and padded, in the order of training.
 One PNG per batch, one row per picture: left its boxes, masks and class names; right the anchors that the detector's
-own matching assigns to each object (positives of the RPN), in a colour per object.
+own matching assigns to each object (positives of the RPN, or of the dense head), in a colour per object.
 
 where:
   --config FILE        the experiment: data, augmentation, anchors and matching are its
@@ -101,19 +101,19 @@ def _show(options: argparse.Namespace, overrides: list[str]) -> int:
 def as_seen(
     model: Any, images: "list[Tensor]", targets: list[dict[str, Any]]
 ) -> "tuple[Tensor, list[Positives] | None]":
-    """The batch (n, 3, H, W) in [0, 1] as the model pads it, and the positives of each image; None without an RPN."""
+    """The batch (n, 3, H, W) in [0, 1] as the model pads it, and the positives of each image; None without anchors."""
     import torch
 
     with torch.no_grad():
         batch, _ = model.transform(images)
         pixels = (batch.tensors * model.transform.std + model.transform.mean).clamp(0, 1)
-        rpn = getattr(model, "rpn", None)
-        if rpn is None:
+        head = getattr(model, "rpn", model)  # a dense detector assigns its anchors itself
+        generator = getattr(head, "anchor_generator", None)
+        if generator is None:
             return pixels, None
         maps = list(model.eval().backbone(batch.tensors).values())
-        anchors = rpn.anchor_generator(batch, maps)[0]  # (N, 4), the same for every image
-        match = rpn.assign(anchors, batch, maps, targets)  # (n, N), ground truths counted through the batch
-    generator = rpn.anchor_generator
+        anchors = generator(batch, maps)[0]  # (N, 4), the same for every image
+        match = head.assign(anchors, batch, maps, targets)  # (n, N), ground truths counted through the batch
     stride_of = torch.cat(
         [
             torch.full((len(cell) * level.shape[-2] * level.shape[-1],), stride)

@@ -19,17 +19,17 @@ from rst.training.loggers import METRICS_FILE, read_rows
 _CORRELATION = "Spearman's correlation of score and IoU, positives"
 _NEGATIVES = "Negatives per positive"
 _BALANCE = "Task balance: factor (lambda) of the box loss"
-_LEARNING_RATE, _VALIDATION = "Learning rate", "Validation (per cent)"
+_LOSSES, _LEARNING_RATE, _VALIDATION = "Losses", "Learning rate", "Validation (per cent)"
 _PANELS = (
     ("RPN losses", "loss_rpn_"),
     ("RoI losses", "loss_roi_"),
+    (_LOSSES, "loss_"),  # of a detector of one head, and what has no head's name
     (_CORRELATION, "spearman_"),
     (_NEGATIVES, "negatives_per_positive_"),
     (_BALANCE, "balance_"),
 )
-_OTHER_LOSSES = 2  # their place among these
 _METRICS = ("val/AP", "val/AP50", "val/AP75", "val/oLRP")
-_HEADS = {"rpn": "RPN", "roi": "R-CNN"}
+HEADS = {"rpn": "RPN", "roi": "R-CNN", "dense": "dense head"}  # how a statistic's name ends, and what to call it
 _DASHES = ("-", "--", ":", "-.")  # of the first run, the second ...
 
 Series = tuple[np.ndarray, np.ndarray]  # steps (n,) int64 ascending, values (n,) float64
@@ -98,11 +98,13 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 
 def _panels(names: list[str]) -> list[tuple[str, list[str]]]:
     """Title and curves of each panel that has any, in the order of the picture."""
-    panels = [(title, [name for name in names if name.startswith(prefix)]) for title, prefix in _PANELS]
-    drawn = {name for _, of_panel in panels for name in of_panel}
-    others = [name for name in names if name.startswith("loss_") and name not in drawn]
+    panels: list[tuple[str, list[str]]] = []
+    drawn: set[str] = set()
+    for title, prefix in _PANELS:
+        of_panel = [name for name in names if name.startswith(prefix) and name not in drawn]
+        drawn |= set(of_panel)
+        panels.append((title, of_panel))
     metrics = [name for name in _METRICS if name in names]
-    panels.insert(_OTHER_LOSSES, ("Other losses", others))
     panels.insert(0, ("Total loss", [name for name in names if name == "loss"]))
     panels += [(_LEARNING_RATE, [name for name in names if name == "lr"]), (_VALIDATION, metrics)]
     return [(title, of_panel) for title, of_panel in panels if of_panel]
@@ -157,7 +159,7 @@ def _label(name: str) -> str:
     if name.startswith("val/"):
         return name.removeprefix("val/") + " (lower is better)" * ("LRP" in name)
     head = name.rpartition("_")[2]
-    return _HEADS[head] if head in _HEADS and not name.startswith("loss_") else name
+    return HEADS[head] if head in HEADS and not name.startswith("loss_") else name
 
 
 def smooth(values: np.ndarray) -> np.ndarray:

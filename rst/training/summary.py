@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rst.training.curves import Series, read_metrics
+from rst.training.curves import HEADS, Series, read_metrics
 from rst.training.loggers import METRICS_FILE, read_rows
 
 LAST = 100  # iterations: the paper averages its correlation over all and over the last hundred
-_TITLES = {"rpn": "RPN", "roi": "R-CNN"}
 
 
 def summarise(run: Path) -> dict[str, float]:
@@ -18,7 +17,7 @@ def summarise(run: Path) -> dict[str, float]:
         run: the folder of the run, with its metrics.csv.
 
     Returns:
-        For * = rpn, roi, as far as the run logged them:
+        For * = rpn, roi, dense, as far as the run logged them:
             spearman_*, spearman_*_last_100   means over the logged iterations that have a value; the last hundred are
                                               those of the last hundred optimiser steps
             negatives_per_positive_*          mean over the logged iterations of the first epoch (Table 10 of the paper)
@@ -31,7 +30,7 @@ def summarise(run: Path) -> dict[str, float]:
     first_epoch = {int(row["step"]) for row in read_rows(path) if row.get("epoch") == "0"}
     last_step = max(steps[-1] for steps, _ in curves.values())
     found: dict[str, float] = {}
-    for head in _TITLES:
+    for head in HEADS:
         correlation, balance = f"spearman_{head}", f"balance_{head}"
         if correlation in curves:
             steps, values = curves[correlation]
@@ -62,7 +61,8 @@ def _of_steps(series: Series | None, wanted: set[int]) -> np.ndarray:
 def format_summary(runs: dict[str, dict[str, float]]) -> str:
     """A table of `summarise`'s numbers, one column a run; an empty string where no run has any."""
     lines = []
-    for head, title in _TITLES.items():
+    for head, name in HEADS.items():
+        title = name[0].upper() + name[1:]
         lines += [
             (f"{title}: Spearman's correlation, all iterations", f"spearman_{head}", ".3f"),
             (f"{title}: the same, last {LAST}", f"spearman_{head}_last_{LAST}", ".3f"),

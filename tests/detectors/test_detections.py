@@ -12,7 +12,8 @@ from torchvision.ops import box_iou, clip_boxes_to_image, nms
 from rst.detectors import FasterRCNN, faster_rcnn
 from rst.detectors.anchors import AnchorGenerator
 from rst.detectors.boxes import BoxCoder
-from rst.detectors.losses import RankSort, SoftmaxCrossEntropy
+from rst.detectors.cross_entropy import SoftmaxCrossEntropy
+from rst.detectors.ranking_losses import RankSort
 
 Build = Callable[..., FasterRCNN]
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]

@@ -6,15 +6,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rst.detectors.boxes import BoxCoder
-from rst.detectors.losses import (
-    BinaryCrossEntropy,
-    DetectionLoss,
-    HeadOutputs,
-    RankSort,
-    SoftmaxCrossEntropy,
-    balance_factor,
-    score_weighted_mean,
-)
+from rst.detectors.cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
+from rst.detectors.losses import DetectionLoss, HeadOutputs
+from rst.detectors.ranking_losses import RankSort
 
 STD = (0.1, 0.1, 0.2, 0.2)
 
@@ -38,29 +32,6 @@ def outputs(
         truths=torch.tensor(truths).reshape(-1, 4),
         coder=BoxCoder(STD),
     )
-
-
-def test_weights_are_the_highest_score_of_any_class():
-    rows = torch.tensor([[0.0, -3.0], [-1.0, 2.0]])
-    w = torch.tensor([0.0, 2.0]).sigmoid()
-    losses = torch.tensor([1.0, 0.25])
-    torch.testing.assert_close(score_weighted_mean(losses, rows), (w * losses).sum() / w.sum())
-
-
-def test_weights_that_vanish_do_not_divide_by_zero():
-    assert score_weighted_mean(torch.ones(2), torch.full((2, 1), -200.0)).item() == 0
-
-
-@pytest.mark.parametrize(("loss", "expected"), [(0.5, 2.0), (1e-4, 2.0), (0.0, 0.0)])
-def test_a_balanced_loss_has_the_value_of_its_reference(loss: float, expected: float):
-    value = torch.tensor(loss, requires_grad=True)
-    reference = torch.tensor(2.0, requires_grad=True)
-    balanced = balance_factor(value, reference) * value
-    balanced.backward()
-    assert balanced.item() == pytest.approx(expected, rel=1e-6)
-    assert reference.grad is None
-    assert value.grad is not None
-    assert value.grad.item() == pytest.approx(2.0 / max(loss, 1e-6), rel=1e-6)
 
 
 def test_rank_sort_worked_by_hand():

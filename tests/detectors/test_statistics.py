@@ -12,7 +12,9 @@ from torch._subclasses import FakeTensorMode
 
 from rst.detectors import FasterRCNN, faster_rcnn
 from rst.detectors.boxes import BoxCoder, paired_iou
-from rst.detectors.losses import BinaryCrossEntropy, HeadOutputs, RankSort, SoftmaxCrossEntropy
+from rst.detectors.cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
+from rst.detectors.losses import HeadOutputs
+from rst.detectors.ranking_losses import RankSort
 from rst.detectors.statistics import head_statistics, spearman
 
 Build = Callable[..., FasterRCNN]
@@ -122,7 +124,7 @@ def test_a_detector_keeps_the_statistics_of_its_last_training_step(build: Build,
 
     head = given[0]
     scores = model.roi_heads.loss.scores(head.rows.double()).gather(1, (head.index % head.rows.shape[1])[:, None])
-    iou = paired_iou(head.boxes().detach(), head.truths)
+    iou = paired_iou(head.boxes.detach(), head.truths)
     expected = stats.spearmanr(scores.squeeze(1).numpy(), iou.numpy()).statistic
     assert found["spearman_roi"].item() == pytest.approx(expected, abs=1e-9)
     assert found["positives_roi"].item() == len(iou) >= 3

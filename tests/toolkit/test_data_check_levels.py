@@ -7,8 +7,8 @@ from torchvision.models.detection.image_list import ImageList
 
 from rst.data.check.levels import PADDING, RATIOS, STRIDES, positives_per_level
 from rst.detectors.anchors import AnchorGenerator
+from rst.detectors.inputs import PADDING as PADDING_OF_THE_DETECTORS
 from rst.detectors.matching import MaxIoUMatcher, match_batch
-from rst.detectors.rpn import PADDING as PADDING_OF_THE_RPN
 
 HEIGHT, WIDTH = 500, 750
 
@@ -54,7 +54,7 @@ def test_objects_alone_have_the_positives_that_the_matcher_gives_them(least, mos
 
 
 def test_the_padding_is_the_detectors():
-    assert PADDING == PADDING_OF_THE_RPN
+    assert PADDING == PADDING_OF_THE_DETECTORS
 
 
 def test_a_sample_stands_for_all():

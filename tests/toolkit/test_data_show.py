@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 from rst.cli.data_show import HEADER, Positives, as_seen, draw_batch
 from rst.cli.main import main
 from rst.data import DetectionData, shapes
-from rst.detectors import faster_rcnn
+from rst.detectors import atss, faster_rcnn
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/sample/rs_faster_rcnn_mobilenetv2.yaml"
 
@@ -55,6 +55,20 @@ def test_pixels_are_the_padded_batch_and_positives_the_matchers(folder, model):
         assert (iou >= 0.3).all()
         sides = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(1).sqrt()
         torch.testing.assert_close(sides, 4.0 * found.strides)
+    assert sum(len(found.boxes) for found in assigned) >= 3
+
+
+def test_positives_of_a_dense_detector_are_its_own(folder):
+    torch.manual_seed(0)
+    dense = atss(6, backbone="mobilenet_v2", fpn_channels=16, head_channels=32).train()
+    images, targets = batch_of(folder)
+    _, assigned = as_seen(dense, images, targets)
+    for target, found in zip(targets, assigned, strict=True):
+        assert set(found.objects.tolist()) <= set(range(len(target["boxes"])))
+        assert set(found.strides.tolist()) <= {8, 16, 32, 64, 128}
+        centres = 0.5 * (found.boxes[:, :2] + found.boxes[:, 2:])
+        owners = target["boxes"][found.objects]
+        assert ((centres > owners[:, :2]) & (centres < owners[:, 2:])).all()
     assert sum(len(found.boxes) for found in assigned) >= 3
 
 

@@ -114,6 +114,19 @@ def test_every_diagnostic_has_a_panel(run, drawn):
     assert list(np.asarray(olrp.get_ydata())) == [75.0]
 
 
+def test_a_dense_detector_has_one_head(tmp_path, drawn, capsys):
+    row = {"epoch": 0, "loss": 2.0, "loss_rank": 0.9, "loss_bbox": 1.0, "spearman_dense": 0.25, "balance_dense": 3.0}
+    folder = write(tmp_path / "dense", [{"step": step, **row} for step in range(5)])
+    assert main(["plot", str(folder)]) == 0
+    assert re.search(r"^Dense head: Spearman's correlation, all iterations +0\.250$", capsys.readouterr().out, re.M)
+    panels = {axis.get_title(): axis for axis in drawn[0].axes if axis.get_title()}
+    assert [line.get_label() for line in panels["Losses"].lines if line.get_label()[0] != "_"] == [
+        "loss_bbox",
+        "loss_rank",
+    ]
+    assert "dense head" in [line.get_label() for line in panels["Task balance: factor (lambda) of the box loss"].lines]
+
+
 def test_runs_of_one_name_are_told_apart_and_drawn_in_their_own_dashes(run, tmp_path, drawn):
     (tmp_path / "elsewhere").mkdir()
     again = old_run(tmp_path / "elsewhere" / "run")

@@ -1,0 +1,90 @@
+"""The head of a dense detector: two towers of convolutions that all levels share, and their last layers.
+
+n  images    F  channels    A  anchors per cell    C  classes    H, W  cells of a level
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
+
+GROUPS = 32  # of group normalisation
+# Score of every class at the start: among so many negatives a half would be far off (focal loss paper, section 4.1).
+PRIOR = 0.01
+
+
+class DenseOutputs(NamedTuple):
+    """Maps of every level, as the convolutions return them."""
+
+    logits: list[Tensor]  # (n, A C, H, W)
+    deltas: list[Tensor]  # (n, 4 A, H, W)
+    centerness: list[Tensor] | None  # (n, A, H, W) logits
+
+
+class DenseHead(nn.Module):
+    """ATSS's head: per branch four 3 x 3 convolutions with group norm, then one; box maps scaled level by level.
+
+    Args:
+        in_channels: of every level.
+        channels: of the towers, a multiple of 32.
+        anchors: A.
+        num_classes: C.
+        levels: how many.
+        centerness: add the auxiliary head, on the boxes' tower.
+        depth: convolutions of a tower.
+
+    Raises:
+        ValueError: for channels that 32 does not divide.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        anchors: int,
+        num_classes: int,
+        levels: int,
+        *,
+        centerness: bool = False,
+        depth: int = 4,
+    ) -> None:
+        super().__init__()
+        if channels <= 0 or channels % GROUPS:
+            raise ValueError(f"head_channels={channels} is not a multiple of {GROUPS}, the groups of its normalisation")
+
+        def tower() -> nn.Sequential:
+            norm = partial(nn.GroupNorm, GROUPS)
+            widths = [in_channels] + [channels] * depth
+            return nn.Sequential(
+                *(Conv2dNormActivation(width, channels, norm_layer=norm) for width in widths[:-1])  # 3 x 3, no bias
+            )
+
+        def last(outputs: int) -> nn.Conv2d:
+            return nn.Conv2d(channels, outputs, 3, padding=1)
+
+        self.cls_tower, self.box_tower = tower(), tower()
+        self.cls_logits, self.box_deltas = last(anchors * num_classes), last(anchors * 4)
+        self.centerness = last(anchors) if centerness else None
+        self.scales = nn.Parameter(torch.ones(levels))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        assert self.cls_logits.bias is not None
+        nn.init.constant_(self.cls_logits.bias, -math.log((1 - PRIOR) / PRIOR))
+
+    def forward(self, maps: Sequence[Tensor]) -> DenseOutputs:
+        """The outputs for levels (n, in_channels, H, W)."""
+        logits, deltas, centerness = [], [], []
+        for level, scale in zip(maps, self.scales, strict=True):
+            logits.append(self.cls_logits(self.cls_tower(level)))
+            features = self.box_tower(level)
+            deltas.append(self.box_deltas(features) * scale)
+            if self.centerness is not None:
+                centerness.append(self.centerness(features))
+        return DenseOutputs(logits, deltas, centerness if self.centerness is not None else None)

@@ -1,0 +1,188 @@
+"""ATSS assignment against a slow, plain restatement of its rule, anchor by anchor; and worked cases."""
+
+import math
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torchvision.models.detection.image_list import ImageList
+
+from rst.detectors.adaptive_matching import AdaptiveMatcher
+from rst.detectors.anchors import AnchorGenerator
+from rst.detectors.boxes import paired_iou
+from rst.detectors.inputs import padded_sizes
+from rst.detectors.layout import MapLayout
+from rst.detectors.matching import NEGATIVE
+
+STRIDES = (8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch without its pixels."""
+
+    sizes: list[tuple[int, int]]  # height and width of each image
+    scales: list[float]
+    strides: tuple[int, ...]
+    truths: list[Tensor]
+    candidates_per_level: int = 9
+
+    def layout(self) -> tuple[MapLayout, Tensor]:
+        height, width = (max(sides) for sides in zip(*padded_sizes(self.sizes), strict=True))
+        maps = [torch.zeros(len(self.sizes), 1, -(-height // s), -(-width // s)) for s in self.strides]
+        images = ImageList(torch.zeros(len(self.sizes), 3, height, width), self.sizes)
+        generator = AnchorGenerator(self.strides, self.scales, (1.0,))
+        return MapLayout.of(maps, len(self.scales)), generator(images, maps)[0]
+
+    def matched(self) -> list[list[int]]:
+        layout, anchors = self.layout()
+        matcher = AdaptiveMatcher(self.candidates_per_level)
+        return matcher(anchors, layout, self.strides, padded_sizes(self.sizes), self.truths).tolist()
+
+    def restated(self) -> list[list[int]]:
+        layout, anchors = self.layout()
+        numbers: list[list[tuple[int, int, int, int]]] = []  # of each level: y, x, anchor of the cell, number
+        first = 0
+        for height, width in layout.sizes:
+            of_level = [
+                (y, x, a, first + (a * height + y) * width + x)
+                for a in range(layout.anchors)
+                for y in range(height)
+                for x in range(width)
+            ]
+            numbers.append(of_level)
+            first += len(of_level)
+        result, seen = [], 0
+        for (height, width), truths in zip(padded_sizes(self.sizes), self.truths, strict=True):
+            owner, overlap_of = [NEGATIVE] * first, [-1.0] * first
+            for g, box in enumerate(truths):
+                candidates = []
+                for stride, of_level in zip(self.strides, numbers, strict=True):
+                    inside = [cell for cell in of_level if cell[0] * stride < height and cell[1] * stride < width]
+                    cx, cy = 0.5 * (box[:2] + box[2:])
+                    y, x = torch.tensor([[cell[0] * stride, cell[1] * stride] for cell in inside]).T
+                    distances = ((y - cy).square() + (x - cx).square()).tolist()
+                    order = sorted(range(len(inside)), key=lambda i: (distances[i], *inside[i]))
+                    candidates += [inside[i][3] for i in order[: self.candidates_per_level]]
+                overlaps = paired_iou(anchors[candidates], box).tolist()
+                mean = math.fsum(overlaps) / len(overlaps)
+                variance = math.fsum((v - mean) ** 2 for v in overlaps) / max(len(overlaps) - 1, 1)
+                for number, overlap in zip(candidates, overlaps, strict=True):
+                    centre = 0.5 * (anchors[number, :2] + anchors[number, 2:])
+                    margin = torch.cat([centre - box[:2], box[2:] - centre]).min()
+                    if overlap >= mean + math.sqrt(variance) and margin > 0.01 and overlap > overlap_of[number]:
+                        owner[number], overlap_of[number] = seen + g, overlap
+            seen += len(truths)
+            result.append(owner)
+        return result
+
+
+def random_boxes(draw: random.Random, count: int, height: int, width: int) -> Tensor:
+    """Boxes of every sort: anywhere, on the lattice (whose distances tie), tiny, huge, across the border, repeated."""
+    boxes: list[list[float]] = []
+    for _ in range(count):
+        kind = draw.choice(["any", "lattice", "tiny", "huge", "border", "same"])
+        x, y = draw.uniform(0, width), draw.uniform(0, height)
+        w, h = draw.uniform(1, width), draw.uniform(1, height)
+        if kind == "lattice":
+            x, y = 4.0 * draw.randrange(width // 4), 4.0 * draw.randrange(height // 4)
+            w, h = 8.0 * draw.randint(1, 8), 8.0 * draw.randint(1, 8)
+        elif kind == "tiny":
+            w, h = draw.uniform(1e-3, 3), draw.uniform(1e-3, 3)
+        elif kind == "huge":
+            w, h = draw.uniform(1, 50) * width, draw.uniform(1, 50) * height
+        elif kind == "border":
+            x, y = draw.choice([0.0, float(width)]), draw.choice([0.0, float(height)])
+        boxes.append(boxes[-1] if kind == "same" and boxes else [x - w / 2, y - h / 2, x + w / 2, y + h / 2])
+    return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+
+
+def random_case(draw: random.Random) -> Case:
+    images, per_cell = draw.choice([1, 1, 2, 3]), draw.choice([1, 1, 2, 3, 4])
+    strides = draw.choice([STRIDES, STRIDES[2:], STRIDES[-1:], (16, 64)])
+    largest = draw.choice([24, 64, 130])
+    sizes = [(draw.randint(8, largest), draw.randint(8, largest)) for _ in range(images)]
+    return Case(
+        sizes=sizes,
+        scales=[draw.choice([2.0, 4.0, 8.0]) * 2 ** (k / per_cell) for k in range(per_cell)],
+        strides=strides,
+        truths=[random_boxes(draw, draw.choice([0, 1, 2, 5]), *size) for size in sizes],
+        candidates_per_level=draw.choice([1, 2, 4, 9, 9, 9]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_thousands_of_random_cases_against_the_restatement(seed: int):
+    draw = random.Random(seed)
+    positives = 0
+    for number in range(200):
+        case = random_case(draw)
+        expected = case.restated()
+        assert case.matched() == expected, f"case {number}: {case}"
+        positives += sum(match >= 0 for image in expected for match in image)
+    assert positives > 200
+
+
+def test_one_anchor_per_level():
+    truths = [torch.tensor([[0.0, 0, 8, 8], [-30, -30, 30, 30], [1, 1, 7, 7]])]
+    case = Case([(8, 8)], [8.0], (32, 64, 128, 256, 512), truths)
+    _, anchors = case.layout()
+    assert len(anchors) == 5
+    assert case.matched() == case.restated()
+    # all five have their centre at (0, 0): outside the third, at the corner of the first
+    assert set(case.matched()[0]) == {NEGATIVE, 1}
+
+
+def test_a_single_candidate_is_its_own_threshold():
+    case = Case([(16, 16)], [1.0], (128,), [torch.tensor([[-20.0, -20, 40, 40]])])
+    assert case.matched() == [[0]], "published code has a standard deviation of NaN and finds nothing"
+
+
+def test_equal_overlaps_are_all_positive():
+    # four cells around the centre, all with the same overlap: mean + 0 is reached by each
+    case = Case([(32, 32)], [2.0], (8,), [torch.tensor([[4.0, 4, 20, 20]])], candidates_per_level=4)
+    matched = torch.tensor(case.matched()[0]).view(4, 4)
+    assert (matched >= 0).nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+
+
+def test_of_equally_near_anchors_the_first_by_row_column_and_scale():
+    case = Case([(32, 32)], [2.0, 2.0], (8,), [torch.tensor([[4.0, 4, 20, 20]])], candidates_per_level=3)
+    matched = torch.tensor(case.matched()[0]).view(2, 4, 4)
+    assert (matched >= 0).nonzero().tolist() == [[0, 1, 1], [0, 1, 2], [1, 1, 1]]
+
+
+def test_an_anchor_goes_to_the_larger_overlap_and_then_to_the_first():
+    near, far = [0.0, 0, 16, 16], [2.0, 2, 18, 18]
+    for order in ([near, far], [far, near]):
+        case = Case([(32, 32)], [2.0], (8,), [torch.tensor(order)], candidates_per_level=1)
+        assert case.matched()[0][5] == order.index(near)  # the anchor of cell (1, 1), (0, 0, 16, 16)
+    case = Case([(32, 32)], [2.0], (8,), [torch.tensor([near, near])], candidates_per_level=1)
+    assert set(case.matched()[0]) == {NEGATIVE, 0}
+
+
+def test_padding_gives_no_candidates():
+    # The first image ends after 32 of 64 rows: its nearest cells at the border are inside it all the same.
+    truths = [torch.tensor([[4.0, 8, 28, 31.5]]), torch.tensor([[4.0, 8, 28, 31.5]])]
+    case = Case([(32, 32), (64, 32)], [2.0], (8,), truths)
+    layout, _ = case.layout()
+    first, second = torch.tensor(case.matched()).view(2, *layout.sizes[0])
+    assert not (first[4:] >= 0).any()
+    assert (first >= 0).sum() > 0
+    assert case.matched() == case.restated()
+    assert layout.images == len(second.unique()) == 2
+
+
+def test_no_ground_truth_at_all():
+    case = Case([(32, 32), (40, 16)], [4.0, 5.0, 6.3], STRIDES, [torch.zeros(0, 4)] * 2)
+    assert {match for image in case.matched() for match in image} == {NEGATIVE}
+
+
+def test_matching_waits_for_no_device():
+    case = Case([(64, 64)], [4.0], STRIDES, [torch.tensor([[4.0, 8, 28, 31.5]])])
+    layout, anchors = case.layout()
+    with FakeTensorMode() as mode:  # whoever asks for a value raises
+        truths = [mode.from_tensor(truth) for truth in case.truths]
+        AdaptiveMatcher()(mode.from_tensor(anchors), layout, STRIDES, padded_sizes(case.sizes), truths)
