@@ -11,7 +11,8 @@ from rst.cli.config import instantiate, parse_config, without_pretraining
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 LABELS = ("Data", "Command", "Hardware", "Expected")
-TWINS = [(file.with_name(f"rs_{file.name}"), file) for file in FILES if not file.name.startswith("rs_")]
+DIFFERENCE = re.compile(r"^# Differs from (\S+) in: ((?:.*\n(?:#  +)?)+?)\n", re.MULTILINE)
+TWINS = [(file, found) for file in FILES if (found := DIFFERENCE.search(file.read_text()))]
 
 
 def name_of(value) -> str:
@@ -38,6 +39,23 @@ def test_its_keys_are_known_and_its_model_builds(file):
     assert built.trainer.max_epochs >= max(built.schedule.milestones)
 
 
+def test_every_row_of_tables_2_and_9_has_its_file():
+    """The loss of each, its auxiliary head, and what else is switched (ATSS half of table 2; table 9)."""
+    rows = {}
+    for file in (CONFIGS / "coco").glob("*atss*.yaml"):
+        arguments = yaml.safe_load(file.read_text())["model"]["init_args"]
+        switches = {key: arguments.get(key) for key in ("centerness", "score_weighting", "task_balance")}
+        rows[(arguments["loss"], *switches.values())] = file
+    none = (None, None, None)
+    assert rows.keys() == {
+        *((loss, *none) for loss in ("rank_sort", "average_precision", "alrp", "focal", "qfl")),
+        ("focal", True, None, None),
+        ("average_precision", True, None, None),
+        ("rank_sort", None, False, 2.0),
+        ("rank_sort", None, None, 2.0),
+    }
+
+
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_its_header_is_a_label(file):
     header = re.match(r"(?:#.*\n)+", file.read_text()).group()
@@ -51,20 +69,27 @@ def test_it_is_listed_in_the_readme(file):
     assert f"({file.relative_to(CONFIGS)})" in (CONFIGS / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("ranking", "baseline"), TWINS, ids=name_of)
-def test_a_baseline_differs_only_in_what_its_header_says(ranking, baseline):
-    first, second = (dict(flat(yaml.safe_load(file.read_text()))) for file in (ranking, baseline))
+def test_every_baseline_says_from_what_it_differs():
+    with_difference = {file for file, _ in TWINS}
+    assert {file for file in FILES if not file.name.startswith("rs_")} <= with_difference
+
+
+@pytest.mark.parametrize(("variant", "difference"), TWINS, ids=name_of)
+def test_a_variant_differs_only_in_what_its_header_says(variant, difference):
+    files = (variant.with_name(difference[1]), variant)
+    first, second = (dict(flat(yaml.safe_load(file.read_text()))) for file in files)
     differing = {key for key in first.keys() | second.keys() if first.get(key) != second.get(key)}
-    said = re.search(r"Differs from .* in: ((?:.*\n(?:#  +)?)+?)\n", baseline.read_text()).group(1)
-    assert "model.init_args.loss" in differing
-    assert differing == {key for key in first.keys() | second.keys() if key in said}
+    assert differing
+    assert ("model.init_args.loss" in differing) == (not variant.name.startswith("rs_"))
+    assert differing == {key for key in first.keys() | second.keys() if key in difference[2]}
 
 
-def test_the_papers_schedule():
-    """12 epochs of 16 images: 0.012, 500 iterations of warm-up, a tenth after 8 and after 11 epochs (section 5)."""
-    settings = yaml.safe_load((CONFIGS / "coco" / "rs_faster_rcnn_r50_fpn_1x.yaml").read_text())
+@pytest.mark.parametrize(("name", "lr"), [("rs_faster_rcnn_r50_fpn_1x", 0.012), ("rs_atss_r50_fpn_1x", 0.008)])
+def test_the_papers_schedule(name, lr):
+    """12 epochs of 16 images: the rate, 500 iterations of warm-up, a tenth after 8 and after 11 epochs (section 5)."""
+    settings = yaml.safe_load((CONFIGS / "coco" / f"{name}.yaml").read_text())
     assert settings["trainer"]["devices"] * settings["data"]["images_per_batch"] == 16
-    assert settings["optimizer"] == {"lr": 0.012, "momentum": 0.9, "weight_decay": 1e-4}
+    assert settings["optimizer"] == {"lr": lr, "momentum": 0.9, "weight_decay": 1e-4}
     assert settings["schedule"] == {
         "warmup_iterations": 500,
         "warmup_factor": 0.001,
