@@ -66,21 +66,23 @@ def memory_table(session: Session) -> list[str]:
 
 
 def step_table(session: Session) -> list[str]:
-    """Training steps: medians, ratios to the cross-entropy twin, and the losses' own share."""
+    """Training steps: medians, ratios to the twin with another loss, the ranking losses' share, and on a GPU memory."""
     lines = []
     for setting in session.values("setting", table="step"):
         lines += [
             "",
             f"### {setting}",
             "",
-            "| step | median, ms | in cross-entropy steps | share of the ranking losses |",
+            "| step | median, ms | in steps of its twin | share of the ranking losses | peak, MiB |",
+            "|---|---|---|---|---|",
         ]
-        lines.append("|---|---|---|---|")
-        twin = session.find(table="step", setting=setting, contender="sampled cross-entropy")
         for record in session.select(table="step", setting=setting):
+            twin = session.find(table="step", setting=setting, contender=record.twin)
             ratio = significant(record.median / twin.median) if twin else NOTHING
             share = NOTHING if record.loss_share is None else f"{100 * record.loss_share:.1f} %"
-            lines.append(f"| {record.contender} | {milliseconds(record.median)} | {ratio} | {share} |")
+            peak = NOTHING if record.peak_mib is None else significant(record.peak_mib)
+            name = record.contender + (", the twin" if record.contender == record.twin else "")
+            lines.append(f"| {name} | {milliseconds(record.median)} | {ratio} | {share} | {peak} |")
     prefix = "training step, "
     missing = {name: why for name, why in session.facts["not_measured"].items() if name.startswith(prefix)}
     for name, why in missing.items():

@@ -1,8 +1,10 @@
-"""A training step of RS Faster R-CNN on all anchors, beside its twins: sampled cross-entropy, and the published loop.
+"""Training steps that rank all anchors, beside their twins: the same assembly with another loss.
 
-The twins are the same assembly with another `loss`, or with the per-positive loop in the place of `rank_sort`.
+RS Faster R-CNN beside sampled cross-entropy, RS-ATSS beside focal loss; both also with the published per-positive loop
+in the place of `rank_sort`.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +23,62 @@ from torch import Tensor
 from rst import detectors
 from rst.kernels import rank_sort
 
-DEMO = Path(__file__).parent.parent / "configs" / "sample" / "rs_faster_rcnn_mobilenetv2.yaml"
-RANK_SORT, SAMPLED, LOOP = "RS Faster R-CNN", "sampled cross-entropy", "RS with the per-positive loop"
-ROUNDS = {RANK_SORT: 10, SAMPLED: 10, LOOP: 4}
+CONFIGS = Path(__file__).parent.parent / "configs" / "sample"
+RANKING = {"loss": "rank_sort"}
+SAME_ANCHORS = {"loss": "focal", "octave_base_scale": 4.0, "scales_per_octave": 3}
 WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to train a detector."""
+
+    arguments: dict[str, Any]  # of the detector's function, beside the setting's
+    rounds: int = 10
+    loop: bool = False  # in the place of `rank_sort`
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector under several losses."""
+
+    build: Callable[..., Any]
+    ranking_losses: int  # of a step, where it ranks
+    contenders: dict[str, Contender]
+    twin: str  # the contender in whose steps the others are told
+
+
+DETECTORS = {
+    "faster_rcnn": Detector(
+        detectors.faster_rcnn,
+        ranking_losses=2,
+        contenders={
+            "RS Faster R-CNN": Contender(RANKING),
+            "sampled cross-entropy": Contender({"loss": "cross_entropy"}),
+            "RS with the per-positive loop": Contender(RANKING, rounds=4, loop=True),
+        },
+        twin="sampled cross-entropy",
+    ),
+    "atss": Detector(
+        detectors.atss,
+        ranking_losses=1,
+        contenders={
+            "RS-ATSS": Contender(RANKING),
+            "focal loss, the same anchors": Contender(SAME_ANCHORS),
+            "focal loss, its own anchors": Contender({"loss": "focal"}),
+            "RS-ATSS with the per-positive loop": Contender(RANKING, rounds=4, loop=True),
+        },
+        twin="focal loss, the same anchors",
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Setting:
     """A detector and the batch it trains on."""
 
-    arguments: dict[str, Any]  # of faster_rcnn
+    detector: str
+    arguments: dict[str, Any]  # of its function
     images: int
     height: int
     width: int
@@ -40,21 +87,27 @@ class Setting:
     gpu_only: bool = True
 
 
-def _demo() -> Setting:
-    config = yaml.safe_load(DEMO.read_text())
-    assert config["model"]["class_path"] == "rst.detectors.faster_rcnn"
+def _demo(detector: str) -> Setting:
+    config = yaml.safe_load((CONFIGS / f"rs_{detector}_mobilenetv2.yaml").read_text())
+    assert config["model"]["class_path"] == f"rst.detectors.{detector}"
     side = config["data"]["short_sides"][0]
     arguments = {**config["model"]["init_args"], "weights": None}
-    return Setting(arguments, config["data"]["images_per_batch"], side, side, boxes=8, gpu_only=False)
+    return Setting(detector, arguments, config["data"]["images_per_batch"], side, side, boxes=8, gpu_only=False)
+
+
+def _r50(detector: str, autocast: bool = False) -> Setting:
+    return Setting(detector, {"num_classes": 80, "backbone": "resnet50"}, 4, 800, 1333, boxes=7, autocast=autocast)
 
 
 SETTINGS = {
-    "demo: MobileNetV2, 4 images of 224 x 224": _demo(),
-    "R50-FPN, 4 images of 1333 x 800": Setting({"num_classes": 80, "backbone": "resnet50"}, 4, 800, 1333, boxes=7),
-    "R50-FPN, 4 images of 1333 x 800, bfloat16 autocast": Setting(
-        {"num_classes": 80, "backbone": "resnet50"}, 4, 800, 1333, boxes=7, autocast=True
-    ),
+    "demo: MobileNetV2, 4 images of 224 x 224": _demo("faster_rcnn"),
+    "R50-FPN, 4 images of 1333 x 800": _r50("faster_rcnn"),
+    "R50-FPN, 4 images of 1333 x 800, bfloat16 autocast": _r50("faster_rcnn", autocast=True),
+    "ATSS, demo: MobileNetV2, 4 images of 288 x 288": _demo("atss"),
+    "ATSS, R50-FPN, 4 images of 1333 x 800": _r50("atss"),
+    "ATSS, R50-FPN, 4 images of 1333 x 800, bfloat16 autocast": _r50("atss", autocast=True),
 }
+CASES = [(setting, name) for setting, what in SETTINGS.items() for name in DETECTORS[what.detector].contenders]
 
 
 def batch(setting: Setting) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
@@ -71,19 +124,19 @@ def batch(setting: Setting) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     return images, targets
 
 
-@pytest.mark.parametrize("contender", ROUNDS)
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(("setting", "contender"), CASES)
 @timed_on_device
 def test_step(benchmark, facts, monkeypatch, setting, contender):
     chosen = SETTINGS[setting]
     if chosen.gpu_only and not ON_GPU:
         facts["not_measured"][f"training step, {setting}"] = "needs a GPU"
         pytest.skip("needs a GPU")
-    watch = Stopwatch(per_positive_rank_sort if contender == LOOP else rank_sort, CLOCK)
+    detector = DETECTORS[chosen.detector]
+    way = detector.contenders[contender]
+    watch = Stopwatch(per_positive_rank_sort if way.loop else rank_sort, CLOCK)
     monkeypatch.setattr("rst.detectors.ranking_losses.rank_sort", watch)
     torch.manual_seed(0)
-    arguments = {**chosen.arguments, "loss": "cross_entropy" if contender == SAMPLED else "rank_sort"}
-    model = detectors.faster_rcnn(**arguments).to(DEVICE).train()
+    model = detector.build(**{**chosen.arguments, **way.arguments}).to(DEVICE).train()
     images, targets = batch(chosen)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     steps: list[list[list[Any]]] = []  # of each, its own span and then those of its losses
@@ -101,10 +154,14 @@ def test_step(benchmark, facts, monkeypatch, setting, contender):
         steps.append([[begin, CLOCK()], *watch.take()])
 
     benchmark.group = f"training step, {setting}"
-    benchmark.pedantic(step, rounds=ROUNDS[contender], warmup_rounds=WARM_UP)
-    expected = 0 if contender == SAMPLED else 4
-    assert {len(spans) - 1 for spans in steps} == {expected}, "two losses, forward and backward"
+    benchmark.extra_info.update(table="step", setting=setting, contender=contender, twin=detector.twin)
+    if ON_GPU:
+        torch.cuda.reset_peak_memory_stats()
+    benchmark.pedantic(step, rounds=way.rounds, warmup_rounds=WARM_UP)
+    if ON_GPU:
+        benchmark.extra_info["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    expected = 2 * detector.ranking_losses if way.arguments == RANKING else 0
+    assert {len(spans) - 1 for spans in steps} == {expected}, "every ranking loss, forward and backward"
     seconds = [[end - begin for begin, end in spans] for spans in steps[WARM_UP:]]
-    benchmark.extra_info.update(table="step", setting=setting, contender=contender)
     if expected:
         benchmark.extra_info["loss_share"] = median(sum(losses) / whole for whole, *losses in seconds)
