@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from rst.detectors.backbones import BACKBONES, pyramid_backbone
+from rst.detectors.backbones import BACKBONES, DENSE, pyramid_backbone
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,24 @@ def test_levels(name: str):
         (8, 3, 5),
         (8, 2, 3),
     ]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_levels_of_a_dense_detector(name: str):
+    backbone = pyramid_backbone(name, out_channels=8, pyramid=DENSE)
+    levels = backbone(torch.rand(1, 3, 96, 160))
+    assert tuple(levels) == DENSE.names == ("1", "2", "3", "p6", "p7")
+    assert [tuple(level.shape[1:]) for level in levels.values()] == [
+        (8, 12, 20),
+        (8, 6, 10),
+        (8, 3, 5),
+        (8, 2, 3),
+        (8, 1, 2),
+    ]
+    convolutions = backbone.fpn.extra_blocks
+    torch.testing.assert_close(convolutions.p6(levels["3"]), levels["p6"])
+    torch.testing.assert_close(convolutions.p7(levels["p6"]), levels["p7"])  # without a ReLU between
+    assert (levels["p6"] < 0).any()
 
 
 def test_p6_is_p5_subsampled():

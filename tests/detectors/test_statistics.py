@@ -153,6 +153,28 @@ def test_without_sorting_error_positives_are_not_moved_against_each_other():
     assert not logits.grad.any()
 
 
-def test_cross_entropy_has_no_sorting_error_to_leave_out():
-    with pytest.raises(ValueError, match=r"sorting_error=False .* loss='cross_entropy'"):
-        faster_rcnn(2, backbone="resnet18", loss="cross_entropy", sorting_error=False)
+@pytest.mark.parametrize(
+    "switch",
+    [{"sorting_error": False}, {"delta": 0.5}, {"score_weighting": True}, {"task_balance": 2.0}],
+    ids=lambda switch: next(iter(switch)),
+)
+def test_cross_entropy_refuses_the_switches_of_ranking(switch: dict[str, Any]):
+    ((name, value),) = switch.items()
+    with pytest.raises(ValueError, match=rf"{name}={value} does not go with loss='cross_entropy'"):
+        faster_rcnn(2, backbone="resnet18", loss="cross_entropy", **switch)
+
+
+def test_the_switches_of_table_9_reach_both_heads(build: Build, batch: Batch):
+    plain = build(score_weighting=False, task_balance=2.0)
+    terms = plain(*batch)
+    assert plain.statistics["balance_rpn"] == plain.statistics["balance_roi"] == 2
+    assert terms["loss_roi_bbox"] != terms["loss_roi_rank"] + terms["loss_roi_sort"]
+    magnitude = build(task_balance="magnitude")
+    given: list[Any] = []
+    compute = magnitude.roi_heads.head_outputs
+    magnitude.roi_heads.head_outputs = lambda *arguments: given.append(compute(*arguments)) or given[-1]
+    terms = magnitude(*batch)
+    logits, deltas = given[0].logits[0], given[0].deltas
+    ranking = torch.autograd.grad(terms["loss_roi_rank"] + terms["loss_roi_sort"], logits, retain_graph=True)[0]
+    boxes = torch.autograd.grad(terms["loss_roi_bbox"], deltas)[0]
+    torch.testing.assert_close(boxes.abs().sum(), ranking.abs().sum())
