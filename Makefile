@@ -59,7 +59,8 @@ pyright: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: $(STAMP) ## pytest: all but the Triton kernels themselves
-	env -u TRITON_INTERPRET $(BIN)/python -m pytest --ignore tests/kernels/offline $(PYTEST_FLAGS)
+	env -u TRITON_INTERPRET OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/kernels/offline -n 2 --dist loadfile \
+	  $(PYTEST_FLAGS)
 
 interpreter: $(STAMP) ## the Triton kernels, interpreted on the CPU
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernels -n 2 --dist loadfile $(PYTEST_FLAGS)
