@@ -4,6 +4,7 @@ import math
 import random
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -44,29 +45,23 @@ class Case:
 
     def restated(self) -> list[list[int]]:
         layout, anchors = self.layout()
-        numbers: list[list[tuple[int, int, int, int]]] = []  # of each level: y, x, anchor of the cell, number
+        cells: list[np.ndarray] = []  # of each level: (anchors, 4) of y, x, anchor of the cell and number
         first = 0
         for height, width in layout.sizes:
-            of_level = [
-                (y, x, a, first + (a * height + y) * width + x)
-                for a in range(layout.anchors)
-                for y in range(height)
-                for x in range(width)
-            ]
-            numbers.append(of_level)
-            first += len(of_level)
+            a, y, x = np.indices((layout.anchors, height, width)).reshape(3, -1)
+            cells.append(np.stack([y, x, a, first + np.arange(len(y))], 1))
+            first += len(y)
         result, seen = [], 0
         for (height, width), truths in zip(padded_sizes(self.sizes), self.truths, strict=True):
             owner, overlap_of = [NEGATIVE] * first, [-1.0] * first
             for g, box in enumerate(truths):
                 candidates = []
-                for stride, of_level in zip(self.strides, numbers, strict=True):
-                    inside = [cell for cell in of_level if cell[0] * stride < height and cell[1] * stride < width]
-                    cx, cy = 0.5 * (box[:2] + box[2:])
-                    y, x = torch.tensor([[cell[0] * stride, cell[1] * stride] for cell in inside]).T
-                    distances = ((y - cy).square() + (x - cx).square()).tolist()
-                    order = sorted(range(len(inside)), key=lambda i: (distances[i], *inside[i]))
-                    candidates += [inside[i][3] for i in order[: self.candidates_per_level]]
+                for stride, of_level in zip(self.strides, cells, strict=True):
+                    inside = of_level[(of_level[:, :2] * stride < [height, width]).all(1)]
+                    centre = (0.5 * (box[:2] + box[2:])).flip(0).numpy()  # float32, as the distances are
+                    y, x = ((inside[:, :2] * stride).astype(np.float32) - centre).T
+                    nearest = np.lexsort((inside[:, 2], inside[:, 1], inside[:, 0], y * y + x * x))
+                    candidates += inside[nearest[: self.candidates_per_level], 3].tolist()
                 overlaps = paired_iou(anchors[candidates], box).tolist()
                 mean = math.fsum(overlaps) / len(overlaps)
                 variance = math.fsum((v - mean) ** 2 for v in overlaps) / max(len(overlaps) - 1, 1)
