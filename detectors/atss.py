@@ -58,7 +58,7 @@ def atss(
         candidates_per_level: anchors of each level from which a ground truth chooses its positives.
         frozen_stages: backbone stages that do not train: 1 is the stem and stage 1, 0 the stem, -1 none.
         fpn_channels: channels of each level.
-        head_channels: channels of the head's towers, a multiple of 32.
+        head_channels: channels of the head's towers, a multiple of 32 from 64 on.
         score_threshold: lowest score of a detection.
         nms_iou: IoU of the suppression within a class.
         pre_nms: anchors of a level that are looked at, by their highest score.

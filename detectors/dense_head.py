@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
 GROUPS = 32  # of group normalisation
+# P7 of a small image is one cell, and one value alone cannot be normalised.
+LEAST_CHANNELS = 2 * GROUPS
 # Score of every class at the start: among so many negatives a half would be far off (focal loss paper, section 4.1).
 PRIOR = 0.01
 
@@ -30,7 +32,7 @@ class DenseHead(nn.Module):
 
     Args:
         in_channels: of every level.
-        channels: of the towers, a multiple of 32.
+        channels: of the towers, a multiple of 32 from 64 on.
         anchors: A.
         num_classes: C.
         levels: how many.
@@ -38,7 +40,7 @@ class DenseHead(nn.Module):
         depth: convolutions of a tower.
 
     Raises:
-        ValueError: for channels that 32 does not divide.
+        ValueError: for other channels.
     """
 
     def __init__(
@@ -53,8 +55,11 @@ class DenseHead(nn.Module):
         depth: int = 4,
     ) -> None:
         super().__init__()
-        if channels <= 0 or channels % GROUPS:
-            raise ValueError(f"head_channels={channels} is not a multiple of {GROUPS}, the groups of its normalisation")
+        if channels < LEAST_CHANNELS or channels % GROUPS:
+            raise ValueError(
+                f"head_channels={channels} is not a multiple of {GROUPS}, the groups of its normalisation, of at least "
+                f"{LEAST_CHANNELS}"
+            )
 
         def tower() -> nn.Sequential:
             norm = partial(nn.GroupNorm, GROUPS)

@@ -5,8 +5,7 @@ P  positives of the batch
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rst.kernels import SelfBalance, alrp, average_precision, rank_sort
 
@@ -78,8 +77,7 @@ class Alrp(nn.Module, DetectionLoss):
         loss = alrp(outputs.logits, outputs.targets, errors, delta=self.delta)
         factor = self.balance.weight.clone()  # of this step; calling the balance may renew it
         self.balance(loss)
-        terms: dict[str, Tensor] = {"cls": loss.classification, "bbox": factor * loss.localisation}
         return HeadLosses(
-            {name: term.to(torch.float32) for name, term in terms.items()},
+            {"cls": loss.classification, "bbox": factor * loss.localisation},
             head_statistics(outputs.negatives(), outputs.positive_logits(), outputs.quality, balance=factor),
         )

@@ -27,7 +27,7 @@ TERMS = {"rank_sort": ["rank", "sort", "bbox"]}
 
 def build(row: str = "rank_sort", num_classes: int = 3, **options: Any) -> DenseDetector:
     torch.manual_seed(0)
-    small = {"backbone": "resnet18", "fpn_channels": 16, "head_channels": 32}
+    small = {"backbone": "resnet18", "fpn_channels": 16, "head_channels": 64}
     return atss(num_classes, **(small | ROWS[row] | options))
 
 
@@ -98,7 +98,7 @@ def test_a_ranking_loss_has_its_anchors_and_a_pointwise_one_the_standard(row: st
 
 @EVERY_ROW
 def test_gradients_reach_every_trainable_parameter(batch: Batch, row: str):
-    model = build(row, head_channels=64)  # of 32 groups: one channel of one cell alone is normalised to nothing
+    model = build(row)
     step(model, *batch)
     silent = {n for n, p in model.named_parameters() if p.grad is not None and not p.grad.any()}
     assert not {n for n in silent if n.endswith("weight") and ".bn" not in n}
@@ -181,7 +181,11 @@ def test_switches_reach_the_loss():
         ({"loss": "focal", "centerness": True, "score_weighting": True}, "score_weighting=True does not go with"),
         ({"task_balance": "values"}, "task_balance='values' is neither"),
         ({"loss": "alrp", "self_balance_window": 0}, "window: expected a number of steps >= 1, got 0"),
-        ({"head_channels": 48}, "head_channels=48 is not a multiple of 32"),
+        ({"head_channels": 80}, "head_channels=80 is not a multiple of 32"),
+        (
+            {"head_channels": 32},
+            "head_channels=32 is not a multiple of 32, the groups of its normalisation, of at least 64",
+        ),
         ({"num_classes": 0}, "num_classes=0 is not at least 1"),
         ({"scales_per_octave": 0}, "scales_per_octave=0 is not at least 1"),
         ({"octave_base_scale": 0.0}, r"octave_base_scale=0.0 is not above 0"),
@@ -253,6 +257,12 @@ def test_alrp_balances_itself_and_remembers_it(batch: Batch):
     twin = build("alrp", self_balance_window=2)
     twin.load_state_dict(model.state_dict())
     assert twin.loss.balance.weight == model.loss.balance.weight != 50
+
+
+def test_one_image_of_one_cell_on_the_coarsest_level():
+    model = build(score_threshold=0.0)
+    step(model, images((32, 32)), [target([4.0, 4, 20, 20])])
+    assert len(model.eval()(images((32, 32)))[0]["boxes"]) > 0
 
 
 def test_a_training_step_needs_targets_within_the_classes():

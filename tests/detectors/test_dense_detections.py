@@ -18,7 +18,7 @@ SIZES = [(64, 90), (50, 96)]
 
 def build(**options: Any) -> DenseDetector:
     torch.manual_seed(0)
-    return atss(**({"num_classes": 3, "backbone": "resnet18", "fpn_channels": 16, "head_channels": 32} | options))
+    return atss(**({"num_classes": 3, "backbone": "resnet18", "fpn_channels": 16, "head_channels": 64} | options))
 
 
 def random_outputs(model: DenseDetector, centerness: bool) -> tuple[DenseOutputs, Tensor]:
@@ -120,7 +120,7 @@ def test_learns_two_images_by_heart(loss: str):
         targets.append({"boxes": torch.tensor(boxes, dtype=torch.float32), "labels": torch.arange(len(boxes))})
     # The random features of stages 1 to 3 are enough, and cheaper to leave alone.
     options = {"loss": loss, "frozen_stages": 3, "fpn_channels": 32, "score_threshold": 0.0}
-    model = build(num_classes=2, head_channels=64, **options)
+    model = build(num_classes=2, **options)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-3)
     for _ in range(80):
         optimizer.zero_grad()

@@ -22,6 +22,12 @@ FASTER_RCNN = [  # the real detector at its smallest
     *("--model.score_threshold", "0.0", "--optimizer.lr", "0.001", "--trainer.max_epochs", "1"),
 ]
 
+ATSS = [
+    *("--model", "rst.detectors.atss", "--model.num_classes", str(CLASSES), "--model.backbone", "mobilenet_v2"),
+    *("--model.fpn_channels", "8", "--model.head_channels", "64", "--model.score_threshold", "0.0"),
+    *("--optimizer.lr", "0.001", "--trainer.max_epochs", "1"),
+]
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -190,6 +196,29 @@ def test_plot(capsys, run, tmp_path):
     assert str(tmp_path / "new.png") in rst(capsys, "plot", run, "--output", tmp_path / "new.png")
     assert size_of(tmp_path / "new.png")[0] > 500
     assert "metrics.csv: no such file" in rst(capsys, "plot", tmp_path / "none", code=2)
+
+
+@pytest.mark.parametrize("loss", ["rank_sort", "alrp"])
+def test_the_dense_detector_from_training_to_pictures(capsys, data, tmp_path, loss):
+    run = tmp_path / "run"
+    window = ["--model.self_balance_window", "2"] if loss == "alrp" else []
+    rst(capsys, *training_arguments(data, run, *ATSS, "--model.loss", loss, *window, "--ema_decay", "0.9"))
+    logged = read_metrics(run / "metrics.csv")
+    if loss == "rank_sort":
+        rank, sort, box = (logged[f"loss_{term}"][1] for term in ("rank", "sort", "bbox"))
+        assert box == pytest.approx(rank + sort, rel=1e-5)
+    else:  # its balance begins at 50 and is renewed after each window: it survives checkpoints and the average
+        assert set(logged["balance_dense"][1][:2]) == {50.0}
+        assert logged["balance_dense"][1][-1] != 50
+        weight = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"][
+            "model.loss.balance.weight"
+        ]
+        assert weight not in (0, 50)
+    rst(capsys, "evaluate", "--checkpoint", run, "--output", tmp_path / "scores")
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert metrics["AR100"] == pytest.approx(logged["val/AR100"][1][-1], abs=1e-6)
+    rst(capsys, "predict", "--checkpoint", run, data / "val", "--output", tmp_path / "out", "--threshold", "0")
+    assert len(list((tmp_path / "out").glob("*.png"))) == VAL
 
 
 @pytest.mark.parametrize("loss", ["rank_sort", "cross_entropy"])

@@ -60,7 +60,7 @@ def test_pixels_are_the_padded_batch_and_positives_the_matchers(folder, model):
 
 def test_positives_of_a_dense_detector_are_its_own(folder):
     torch.manual_seed(0)
-    dense = atss(6, backbone="mobilenet_v2", fpn_channels=16, head_channels=32).train()
+    dense = atss(6, backbone="mobilenet_v2", fpn_channels=16, head_channels=64).train()
     images, targets = batch_of(folder)
     _, assigned = as_seen(dense, images, targets)
     for target, found in zip(targets, assigned, strict=True):
