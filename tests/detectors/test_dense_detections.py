@@ -109,15 +109,8 @@ def test_copies_and_checkpoints_carry_everything(batch: Batch, loss: str):
 
 
 @pytest.mark.parametrize("loss", ["rank_sort", "qfl"])
-def test_learns_two_images_by_heart(loss: str):
-    generator = torch.Generator().manual_seed(3)
-    images, targets = [], []
-    for boxes in ([[4, 6, 28, 30], [32, 34, 60, 58]], [[12, 18, 42, 56]]):
-        image = torch.rand(3, 64, 64, generator=generator) * 0.2
-        for channel, (x1, y1, x2, y2) in enumerate(boxes):
-            image[channel, y1:y2, x1:x2] = 1
-        images.append(image)
-        targets.append({"boxes": torch.tensor(boxes, dtype=torch.float32), "labels": torch.arange(len(boxes))})
+def test_learns_two_images_by_heart(memorable: Batch, loss: str):
+    images, targets = memorable
     # The backbone's random features are enough, and cheaper to leave alone.
     options = {"loss": loss, "frozen_stages": 4, "fpn_channels": 32, "score_threshold": 0.0}
     model = build(num_classes=2, **options)

@@ -117,16 +117,9 @@ def test_copies_and_checkpoints_carry_everything(build: Build, batch: Batch):
 
 
 @pytest.mark.parametrize("loss", ["rank_sort", "cross_entropy"])
-def test_learns_two_images_by_heart(loss: str):
+def test_learns_two_images_by_heart(memorable: Batch, loss: str):
     torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(3)
-    images, targets = [], []
-    for boxes in ([[4, 6, 28, 30], [32, 34, 60, 58]], [[12, 18, 42, 56]]):
-        image = torch.rand(3, 64, 64, generator=generator) * 0.2
-        for channel, (x1, y1, x2, y2) in enumerate(boxes):
-            image[channel, y1:y2, x1:x2] = 1
-        images.append(image)
-        targets.append({"boxes": torch.tensor(boxes, dtype=torch.float32), "labels": torch.arange(len(boxes))})
+    images, targets = memorable
     # The backbone's random features are enough, and cheaper to leave alone.
     model = faster_rcnn(
         2,

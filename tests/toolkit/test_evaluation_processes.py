@@ -1,13 +1,11 @@
 """Two processes detect in shares of the pictures; one table comes out, that of a single process."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import evaluation_processes
 from evaluation_cases import coco_set
+from process_group import process_group
 
 from rst.evaluation import evaluate
 from rst.evaluation.report import as_json
@@ -19,20 +17,8 @@ def test_two_processes_make_the_table_of_one(tmp_path: Path):
     truth, results = coco_set(9, 40, 3, seed=5)
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     (tmp_path / "results.json").write_text(json.dumps(results))
-    command = [sys.executable, str(evaluation_processes.__file__)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([*command, str(rank), str(PROCESSES), str(tmp_path)], env=environment, stderr=subprocess.PIPE)
-        for rank in range(PROCESSES)
-    ]
-    try:
+    with process_group(evaluation_processes.__file__, PROCESSES, tmp_path):
         evaluation_processes.main(0, 1, tmp_path)
-        for process in processes:
-            _, complaint = process.communicate(timeout=240)
-            assert process.returncode == 0, complaint.decode()
-    finally:
-        for process in processes:
-            process.kill()
     tables = []
     for count in (1, PROCESSES):
         gathered = json.loads((tmp_path / f"gathered{count}.json").read_text())
