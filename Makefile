@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "rst needs Python 3.11 or newer; $(PYTHON) is not: make install PYTHON=/path/to/python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[dev]'
+	$(BIN)/python -m pip install --no-compile $(PIP_FLAGS) --editable '.[dev]'
 	@touch $@
 
 # ---- checks: `make test` runs all of them, goes on after a failure and fails at the end ----
