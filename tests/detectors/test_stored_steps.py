@@ -1,0 +1,38 @@
+"""Every recipe still computes what it did when its values were stored (tests/support/recipe_cases.py, at c241d21).
+
+On a machine whose arithmetic is that of the one that stored them, each bit of losses, statistics, gradients and
+detections must be the same. Elsewhere convolutions and exponentials round otherwise, and values may differ a little.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from recipe_cases import names, platform, run
+
+
+@pytest.fixture(scope="module")
+def stored(tree: Path) -> dict[str, np.ndarray]:
+    return dict(np.load(tree / "tests/data/detector_steps.npz"))
+
+
+@pytest.mark.parametrize(("name", "detector", "options"), list(names()), ids=lambda value: str(value)[:60])
+def test_a_step_and_an_evaluation_are_the_stored_ones(
+    stored: dict[str, np.ndarray], name: str, detector: str, options: dict[str, Any]
+):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        same_platform = np.array_equal(platform(), stored["platform"])
+        values = run(detector, options)
+    finally:
+        torch.set_num_threads(threads)
+    expected = {key.partition(" | ")[2]: value for key, value in stored.items() if key.startswith(f"{name} | ")}
+    assert values.keys() == expected.keys()
+    for key, value in values.items():
+        if same_platform:
+            assert value.tobytes() == expected[key].tobytes(), key
+        elif "digest" not in key:
+            np.testing.assert_allclose(value, expected[key], rtol=1e-2, atol=1e-4, equal_nan=True, err_msg=key)
