@@ -134,7 +134,7 @@ def test_step(benchmark, facts, monkeypatch, setting, contender):
     detector = DETECTORS[chosen.detector]
     way = detector.contenders[contender]
     watch = Stopwatch(per_positive_rank_sort if way.loop else rank_sort, CLOCK)
-    monkeypatch.setattr("rst.detectors.ranking_losses.rank_sort", watch)
+    monkeypatch.setattr("rst.detectors.losses.ranking.rank_sort", watch)
     torch.manual_seed(0)
     model = detector.build(**{**chosen.arguments, **way.arguments}).to(DEVICE).train()
     images, targets = batch(chosen)

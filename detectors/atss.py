@@ -1,13 +1,13 @@
 """ATSS: RS-ATSS of the Rank & Sort paper, and the same detector under every other loss of its Table 2."""
 
-from .adaptive_matching import AdaptiveMatcher
-from .anchors import AnchorGenerator
-from .backbones import DENSE, pyramid_backbone
-from .box_loss import TaskBalance
-from .boxes import BoxCoder
+from .assignment.adaptive import AdaptiveMatcher
+from .assignment.anchors import AnchorGenerator
 from .dense_detector import DenseDetector
-from .dense_head import DenseHead
-from .dense_recipes import LossName, dense_recipe
+from .features.backbones import DENSE, pyramid_backbone
+from .geometry.boxes import BoxCoder
+from .heads.dense_head import DenseHead
+from .losses.localisation import TaskBalance
+from .recipes import LossName, dense_recipe
 
 BOX_STD = (0.1, 0.1, 0.2, 0.2)
 

@@ -15,15 +15,15 @@ from torchvision.models.detection.image_list import ImageList
 
 from rst.kernels import gather_levels
 
-from .adaptive_matching import AdaptiveMatcher
-from .anchors import AnchorGenerator
-from .boxes import BoxCoder
-from .dense_head import DenseHead, DenseOutputs
-from .detections import select_detections
-from .inputs import PADDING, NormalizeAndPad, check_images, check_targets, padded_sizes
-from .layout import MapLayout
-from .losses import DetectionLoss, HeadOutputs
-from .matching import IGNORED
+from .assignment.adaptive import AdaptiveMatcher
+from .assignment.anchors import AnchorGenerator
+from .assignment.max_iou import IGNORED
+from .detections.select import select_detections
+from .features.inputs import PADDING, NormalizeAndPad, check_images, check_targets, padded_sizes
+from .geometry.boxes import BoxCoder
+from .geometry.layout import MapLayout
+from .heads.dense_head import DenseHead, DenseOutputs
+from .losses.contract import DetectionLoss, HeadOutputs
 
 
 class DenseDetector(nn.Module):

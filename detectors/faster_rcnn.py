@@ -13,18 +13,18 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.rpn import RPNHead
 
-from .anchors import AnchorGenerator
-from .backbones import TWO_STAGE, pyramid_backbone
-from .box_loss import BoxLoss, TaskBalance
-from .boxes import BoxCoder
-from .cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
-from .inputs import PADDING, NormalizeAndPad, check_images, check_targets
-from .losses import DetectionLoss, refuse
-from .matching import MaxIoUMatcher
-from .ranking_losses import RankSort
-from .roi_align import PyramidRoIAlign
-from .roi_heads import BoxPredictor, RoIHeads
-from .rpn import RegionProposalNetwork
+from .assignment.anchors import AnchorGenerator
+from .assignment.max_iou import MaxIoUMatcher
+from .features.backbones import TWO_STAGE, pyramid_backbone
+from .features.inputs import PADDING, NormalizeAndPad, check_images, check_targets
+from .geometry.boxes import BoxCoder
+from .heads.box_head import BoxPredictor, RoIHeads
+from .heads.roi_align import PyramidRoIAlign
+from .heads.rpn import RegionProposalNetwork
+from .losses.contract import DetectionLoss, refuse
+from .losses.cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
+from .losses.localisation import BoxLoss, TaskBalance
+from .losses.ranking import RankSort
 
 POOL_SIZE = 7  # cells along the side of a pooled RoI
 ROI_STD = (0.1, 0.1, 0.2, 0.2)

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torchvision.models.detection.image_list import ImageList
 
-from rst.detectors.adaptive_matching import AdaptiveMatcher
-from rst.detectors.anchors import AnchorGenerator
-from rst.detectors.boxes import paired_iou
-from rst.detectors.inputs import padded_sizes
-from rst.detectors.layout import MapLayout
-from rst.detectors.matching import NEGATIVE
+from rst.detectors.assignment.adaptive import AdaptiveMatcher
+from rst.detectors.assignment.anchors import AnchorGenerator
+from rst.detectors.assignment.max_iou import NEGATIVE
+from rst.detectors.features.inputs import padded_sizes
+from rst.detectors.geometry.boxes import paired_iou
+from rst.detectors.geometry.layout import MapLayout
 
 STRIDES = (8, 16, 32, 64, 128)
 

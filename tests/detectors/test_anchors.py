@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
 
-from rst.detectors.anchors import AnchorGenerator
+from rst.detectors.assignment.anchors import AnchorGenerator
 
 STRIDES = (4, 8, 16, 32, 64)
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from rst.detectors import DenseDetector, atss
-from rst.detectors.box_loss import BoxLoss
-from rst.detectors.matching import IGNORED
+from rst.detectors.assignment.max_iou import IGNORED
+from rst.detectors.losses.localisation import BoxLoss
 from rst.kernels import targets as kernel_targets
 
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from rst.detectors.backbones import BACKBONES, DENSE, pyramid_backbone
+from rst.detectors.features.backbones import BACKBONES, DENSE, pyramid_backbone
 
 
 @pytest.fixture(scope="module")

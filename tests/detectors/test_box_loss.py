@@ -6,10 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from rst.detectors.box_loss import BoxLoss, TaskBalance, balance_factor, centerness, score_weights, weighted_mean
-from rst.detectors.boxes import BoxCoder, paired_giou
-from rst.detectors.losses import HeadOutputs
-from rst.detectors.ranking_losses import RankSort
+from rst.detectors.geometry.boxes import BoxCoder, paired_giou
+from rst.detectors.losses.contract import HeadOutputs
+from rst.detectors.losses.localisation import (
+    BoxLoss,
+    TaskBalance,
+    balance_factor,
+    centerness,
+    score_weights,
+    weighted_mean,
+)
+from rst.detectors.losses.ranking import RankSort
 
 
 def outputs(**changes: Tensor) -> HeadOutputs:

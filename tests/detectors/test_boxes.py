@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou, generalized_box_iou
 
-from rst.detectors.boxes import BoxCoder, paired_giou, paired_iou, pairwise_iou, to_unit_frame
+from rst.detectors.geometry.boxes import BoxCoder, paired_giou, paired_iou, pairwise_iou, to_unit_frame
 
 STD = (0.1, 0.1, 0.2, 0.2)
 

@@ -10,7 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
 from rst.detectors import DenseDetector, atss
-from rst.detectors.dense_head import DenseOutputs
+from rst.detectors.heads.dense_head import DenseOutputs
 
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 SIZES = [(64, 90), (50, 96)]

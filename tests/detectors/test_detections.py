@@ -10,10 +10,10 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou, clip_boxes_to_image, nms
 
 from rst.detectors import FasterRCNN, faster_rcnn
-from rst.detectors.anchors import AnchorGenerator
-from rst.detectors.boxes import BoxCoder
-from rst.detectors.cross_entropy import SoftmaxCrossEntropy
-from rst.detectors.ranking_losses import RankSort
+from rst.detectors.assignment.anchors import AnchorGenerator
+from rst.detectors.geometry.boxes import BoxCoder
+from rst.detectors.losses.cross_entropy import SoftmaxCrossEntropy
+from rst.detectors.losses.ranking import RankSort
 
 Build = Callable[..., FasterRCNN]
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from rst.detectors.inputs import NormalizeAndPad, check_images, check_targets
+from rst.detectors.features.inputs import NormalizeAndPad, check_images, check_targets
 
 IMAGE = torch.zeros(3, 32, 32)
 

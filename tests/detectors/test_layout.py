@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rst.detectors.layout import MapLayout
+from rst.detectors.geometry.layout import MapLayout
 from rst.kernels import gather_levels
 
 

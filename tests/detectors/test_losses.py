@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rst.detectors.boxes import BoxCoder
-from rst.detectors.cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
-from rst.detectors.losses import DetectionLoss, HeadOutputs
-from rst.detectors.ranking_losses import RankSort
+from rst.detectors.geometry.boxes import BoxCoder
+from rst.detectors.losses.contract import DetectionLoss, HeadOutputs
+from rst.detectors.losses.cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
+from rst.detectors.losses.ranking import RankSort
 
 STD = (0.1, 0.1, 0.2, 0.2)
 

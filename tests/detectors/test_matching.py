@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
-from rst.detectors.matching import IGNORED, NEGATIVE, MaxIoUMatcher, match_batch, subsample
+from rst.detectors.assignment.max_iou import IGNORED, NEGATIVE, MaxIoUMatcher, match_batch, subsample
 
 
 def restated(iou: Tensor, positive: float, negative: float, low_quality: bool, min_positive: float) -> list[int]:

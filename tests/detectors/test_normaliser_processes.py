@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from process_group import process_group
 
-from rst.detectors.box_loss import process_mean
+from rst.detectors.losses.localisation import process_mean
 
 PROCESSES = 2
 

@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from rst.detectors.boxes import BoxCoder
-from rst.detectors.losses import HeadOutputs
-from rst.detectors.pointwise_losses import Focal, PointwiseLoss, QualityFocal, negative_sum
+from rst.detectors.geometry.boxes import BoxCoder
+from rst.detectors.losses.contract import HeadOutputs
+from rst.detectors.losses.pointwise import Focal, PointwiseLoss, QualityFocal, negative_sum
 
 LOSSES = pytest.mark.parametrize("loss", [Focal(), QualityFocal()], ids=["focal", "qfl"])
 SHAPES = [(2, 6, 3, 5), (2, 6, 2, 2)]

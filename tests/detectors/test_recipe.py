@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rst.detectors import FasterRCNN
-from rst.detectors.matching import IGNORED, NEGATIVE
+from rst.detectors.assignment.max_iou import IGNORED, NEGATIVE
 
 RANK_SORT = [f"loss_{head}_{term}" for head in ("rpn", "roi") for term in ("rank", "sort", "bbox")]
 CROSS_ENTROPY = [f"loss_{head}_{term}" for head in ("rpn", "roi") for term in ("cls", "bbox")]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rst.detectors.roi_align import PyramidRoIAlign
+from rst.detectors.heads.roi_align import PyramidRoIAlign
 
 STRIDES = (4, 8, 16, 32)
 NAMES = ("0", "1", "2", "3")

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from rst.detectors import FasterRCNN, faster_rcnn
-from rst.detectors.boxes import BoxCoder, paired_iou
-from rst.detectors.cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
-from rst.detectors.losses import HeadOutputs
-from rst.detectors.ranking_losses import RankSort
-from rst.detectors.statistics import head_statistics, spearman
+from rst.detectors.geometry.boxes import BoxCoder, paired_iou
+from rst.detectors.losses.contract import HeadOutputs
+from rst.detectors.losses.cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
+from rst.detectors.losses.ranking import RankSort
+from rst.detectors.losses.statistics import head_statistics, spearman
 
 Build = Callable[..., FasterRCNN]
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]

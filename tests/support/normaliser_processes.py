@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rst.detectors.boxes import BoxCoder
-from rst.detectors.losses import HeadOutputs
-from rst.detectors.pointwise_losses import Focal
+from rst.detectors.geometry.boxes import BoxCoder
+from rst.detectors.losses.contract import HeadOutputs
+from rst.detectors.losses.pointwise import Focal
 
 POSITIVES = [(0, 1), (0, 4), (0, 7), (1, 2)]  # image and anchor: three in the first, one in the second
 

@@ -6,9 +6,9 @@ import torch
 from torchvision.models.detection.image_list import ImageList
 
 from rst.data.check.levels import PADDING, RATIOS, STRIDES, positives_per_level
-from rst.detectors.anchors import AnchorGenerator
-from rst.detectors.inputs import PADDING as PADDING_OF_THE_DETECTORS
-from rst.detectors.matching import MaxIoUMatcher, match_batch
+from rst.detectors.assignment.anchors import AnchorGenerator
+from rst.detectors.assignment.max_iou import MaxIoUMatcher, match_batch
+from rst.detectors.features.inputs import PADDING as PADDING_OF_THE_DETECTORS
 
 HEIGHT, WIDTH = 500, 750
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from rst.kernels import SelfBalance, alrp, average_precision, rank_sort
 
-from .box_loss import BoxLoss
-from .boxes import paired_giou
-from .losses import DetectionLoss, HeadLosses, HeadOutputs
+from ..geometry.boxes import paired_giou
+from .contract import DetectionLoss, HeadLosses, HeadOutputs
+from .localisation import BoxLoss
 from .statistics import head_statistics
 
 AT_VALUE = BoxLoss()  # of the paper

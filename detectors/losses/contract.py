@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rst.kernels import SparseTargets, gather_levels
 
-from .boxes import BoxCoder, paired_iou
+from ..geometry.boxes import BoxCoder, paired_iou
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from rst.kernels import gather_levels
 
-from .box_loss import BoxLoss, positives_of_a_process
-from .losses import DetectionLoss, HeadLosses, HeadOutputs
+from .contract import DetectionLoss, HeadLosses, HeadOutputs
+from .localisation import BoxLoss, positives_of_a_process
 
 # What score-based one-stage detectors have in common (GFL: lambda of the boxes 2, weighted by score).
 TUNED = BoxLoss(balance=2.0, shared=True)

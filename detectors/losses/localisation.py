@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from .boxes import paired_giou
-from .losses import HeadLosses, HeadOutputs
+from ..geometry.boxes import paired_giou
+from .contract import HeadLosses, HeadOutputs
 from .statistics import head_statistics
 
 # Below this sum of weights a weighted mean is divided by 1 instead (published code).

@@ -14,12 +14,12 @@ from torchvision.models.detection.rpn import RPNHead
 
 from rst.kernels import gather_levels
 
-from .anchors import AnchorGenerator
-from .boxes import BoxCoder, to_unit_frame
-from .inputs import PADDING
-from .layout import MapLayout
-from .losses import DetectionLoss, HeadOutputs
-from .matching import IGNORED, match_batch, subsample
+from ..assignment.anchors import AnchorGenerator
+from ..assignment.max_iou import IGNORED, match_batch, subsample
+from ..features.inputs import PADDING
+from ..geometry.boxes import BoxCoder, to_unit_frame
+from ..geometry.layout import MapLayout
+from ..losses.contract import DetectionLoss, HeadOutputs
 
 
 class RegionProposalNetwork(TorchvisionRPN):

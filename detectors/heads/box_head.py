@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
 
-from .boxes import BoxCoder
-from .detections import select_detections
-from .losses import DetectionLoss, HeadOutputs
-from .matching import IGNORED, match_batch, subsample
+from ..assignment.max_iou import IGNORED, match_batch, subsample
+from ..detections.select import select_detections
+from ..geometry.boxes import BoxCoder
+from ..losses.contract import DetectionLoss, HeadOutputs
 
 
 class BoxPredictor(nn.Module):

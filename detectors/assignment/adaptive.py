@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .boxes import paired_iou
-from .layout import MapLayout
-from .matching import NEGATIVE
+from ..geometry.boxes import paired_iou
+from ..geometry.layout import MapLayout
+from .max_iou import NEGATIVE
 
 # Pixels by which an anchor's centre must be inside its ground truth (published code).
 INSIDE = 0.01

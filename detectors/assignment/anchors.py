@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from .inputs import padded_sizes
+from ..features.inputs import padded_sizes
 
 
 class AnchorGenerator(TorchvisionAnchorGenerator):

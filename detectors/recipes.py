@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from .box_loss import BoxLoss, TaskBalance
-from .losses import DetectionLoss, refuse
-from .pointwise_losses import Focal, QualityFocal
-from .ranking_losses import Alrp, AveragePrecision, RankSort
+from .losses.contract import DetectionLoss, refuse
+from .losses.localisation import BoxLoss, TaskBalance
+from .losses.pointwise import Focal, QualityFocal
+from .losses.ranking import Alrp, AveragePrecision, RankSort
 
 LossName = Literal["rank_sort", "average_precision", "alrp", "focal", "qfl"]
 EPOCH = 7330  # training steps: COCO at 16 images

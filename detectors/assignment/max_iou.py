@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 
-from .boxes import pairwise_iou
+from ..geometry.boxes import pairwise_iou
 
 NEGATIVE = Matcher.BELOW_LOW_THRESHOLD
 IGNORED = Matcher.BETWEEN_THRESHOLDS

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .losses import DetectionLoss, HeadLosses, HeadOutputs
+from .contract import DetectionLoss, HeadLosses, HeadOutputs
 from .statistics import head_statistics
 
 

@@ -1,0 +1,1 @@
+"""Which anchors and proposals are positives of which object."""

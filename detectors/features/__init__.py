@@ -1,0 +1,1 @@
+"""From images to the levels of a feature pyramid."""

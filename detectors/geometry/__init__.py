@@ -1,0 +1,1 @@
+"""Boxes, masks and the layout of maps: algebra without parameters."""

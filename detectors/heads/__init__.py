@@ -1,0 +1,1 @@
+"""Modules with parameters that turn features into predictions."""
