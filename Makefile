@@ -75,7 +75,7 @@ smoke: $(STAMP) ## a short real run through the command line: data, training, re
 	$(BIN)/rst train --config configs/sample/rs_faster_rcnn_mobilenetv2.yaml --output $(SMOKE)/run \
 	  --data.train_annotations $(SMOKE)/shapes/annotations/train.json --data.train_images $(SMOKE)/shapes/train \
 	  --data.val_annotations $(SMOKE)/shapes/annotations/val.json --data.val_images $(SMOKE)/shapes/val \
-	  --model.num_classes 6 --model.weights null --trainer.max_epochs 1 --trainer.limit_train_batches 10
+	  --model.num_classes 6 --model.backbone.weights null --trainer.max_epochs 1 --trainer.limit_train_batches 10
 	$(BIN)/rst train --resume $(SMOKE)/run --trainer.max_epochs 2
 	$(BIN)/rst evaluate --checkpoint $(SMOKE)/run/checkpoints/best.ckpt
 	$(BIN)/rst predict --checkpoint $(SMOKE)/run $(SMOKE)/shapes/val --output $(SMOKE)/pictures --threshold 0.1

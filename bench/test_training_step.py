@@ -6,7 +6,7 @@ in the place of `rank_sort`.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -87,16 +87,25 @@ class Setting:
     gpu_only: bool = True
 
 
+GROUPS = {
+    "backbone": detectors.BackboneSettings,
+    "proposals": detectors.ProposalSettings,
+    "detections": detectors.DetectionSettings,
+}
+
+
 def _demo(detector: str) -> Setting:
     config = yaml.safe_load((CONFIGS / f"rs_{detector}_mobilenetv2.yaml").read_text())
     assert config["model"]["class_path"] == f"rst.detectors.{detector}"
     side = config["data"]["short_sides"][0]
-    arguments = {**config["model"]["init_args"], "weights": None}
+    arguments = config["model"]["init_args"]
+    arguments |= {name: kind(**arguments[name]) for name, kind in GROUPS.items() if name in arguments}
+    arguments["backbone"] = replace(arguments["backbone"], weights=None)
     return Setting(detector, arguments, config["data"]["images_per_batch"], side, side, boxes=8, gpu_only=False)
 
 
 def _r50(detector: str, autocast: bool = False) -> Setting:
-    return Setting(detector, {"num_classes": 80, "backbone": "resnet50"}, 4, 800, 1333, boxes=7, autocast=autocast)
+    return Setting(detector, {"num_classes": 80}, 4, 800, 1333, boxes=7, autocast=autocast)
 
 
 SETTINGS = {

@@ -1,13 +1,65 @@
-"""Detectors that train with the ranking losses, and their score-based twins: assembled from torchvision's parts.
+"""Detectors that train with the ranking losses, and the same detectors under the losses they are compared with.
 
 Contract: in training `model(images, targets)` returns a dict of scalars, each key starting with "loss_", whose sum is
-the objective; in evaluation `model(images)` returns a list of {"boxes", "labels", "scores"}. `model.statistics`, which
-a model may go without, is a dict of what its last training step on this process tells besides: detached 0-d tensors on
-the model's device, the same keys in every step, NaN where a step has no value.
+the objective; in evaluation `model(images)` returns a list of {"boxes", "labels", "scores"}, and "masks" where it
+detects masks. `Detector.forward` has the details. A model may also have what `Detector` has: `heads`, `iou_types`,
+`statistics`, `positives` and `as_seen`; the toolkit uses what is there.
+
+The first names below make a detector. The others are the parts to build one of your own: see CONTRIBUTING.md.
 """
 
+from .assignment.anchors import AnchorGenerator
+from .assignment.scene import IGNORED, NEGATIVE, Assigner, Predictions, Scene
 from .atss import atss
 from .dense_detector import DenseDetector
+from .detections.select import Detections, DetectionSettings, select_detections
+from .detector import AnchorHead, Detector, Positives
 from .faster_rcnn import FasterRCNN, faster_rcnn
+from .features.backbones import BackboneSettings, pyramid_backbone
+from .features.inputs import Batch
+from .features.pyramids import P2_TO_P6, P3_TO_P7, Pyramid
+from .geometry.boxes import BoxCoder
+from .geometry.ground_truth import GroundTruth
+from .heads.rpn import ProposalSettings
+from .losses.contract import Classification, DetectionLoss, HeadLosses, HeadOutputs, head_losses
+from .losses.localisation import Localisation
+from .losses.ranking import RankSort
+from .losses.tasks import Boxes, Masks, Task
 
-__all__ = ["DenseDetector", "FasterRCNN", "atss", "faster_rcnn"]
+__all__ = [
+    "IGNORED",
+    "NEGATIVE",
+    "P2_TO_P6",
+    "P3_TO_P7",
+    "AnchorGenerator",
+    "AnchorHead",
+    "Assigner",
+    "BackboneSettings",
+    "Batch",
+    "BoxCoder",
+    "Boxes",
+    "Classification",
+    "DenseDetector",
+    "DetectionLoss",
+    "DetectionSettings",
+    "Detections",
+    "Detector",
+    "FasterRCNN",
+    "GroundTruth",
+    "HeadLosses",
+    "HeadOutputs",
+    "Localisation",
+    "Masks",
+    "Positives",
+    "Predictions",
+    "ProposalSettings",
+    "Pyramid",
+    "RankSort",
+    "Scene",
+    "Task",
+    "atss",
+    "faster_rcnn",
+    "head_losses",
+    "pyramid_backbone",
+    "select_detections",
+]

@@ -1,214 +1,148 @@
-"""A dense one-stage detector: anchors of all cells of a pyramid, classified and regressed in one go.
+"""A dense one-stage detector: the anchors of all cells of a pyramid, classified and regressed in one go.
 
     n  images    A  anchors per cell    C  classes    N  anchors of an image    P  positives of the batch
-    H, W  cells of a level    k  candidates of a level
+    H, W  cells of a level    k  anchors of a level that are looked at
 
 In training the maps go from the convolutions to the loss as they are. At four images of 1333 x 800 and 80 classes they
-hold 21 million logits, of which the loss is told the places of a thousand positives.
+hold 21 million logits; the loss gets the places of a thousand positives beside them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-from torchvision.models.detection.image_list import ImageList
+from torch import Tensor
 
 from rst.kernels import gather_levels
 
-from .assignment.adaptive import AdaptiveMatcher
 from .assignment.anchors import AnchorGenerator
-from .assignment.max_iou import IGNORED
-from .detections.select import select_detections
-from .features.inputs import PADDING, NormalizeAndPad, check_images, check_targets, padded_sizes
+from .assignment.scene import IGNORED, Assigner, Predictions, Scene
+from .detections.select import Detections, DetectionSettings, select_detections
+from .detector import AnchorHead, Detector
+from .features.backbones import PyramidBackbone
+from .features.inputs import Batch
 from .geometry.boxes import BoxCoder
+from .geometry.ground_truth import GroundTruth
 from .geometry.layout import MapLayout
+from .heads.decode import decode_boxes, take
 from .heads.dense_head import DenseHead, DenseOutputs
-from .losses.contract import DetectionLoss, HeadOutputs
+from .losses.classifiers import Sigmoid
+from .losses.contract import Classification, DetectionLoss, HeadLosses, HeadOutputs
+from .losses.tasks import Boxes, Centerness, Task, centerness
 
 
-class DenseDetector(nn.Module):
-    """Backbone, pyramid and a `DenseHead`, for images of any size that are not resized and classes that count from 0.
+class DenseDetector(Detector):
+    """Backbone, pyramid and a `DenseHead`.
 
     Args:
         backbone: levels of features by name from a batch of images.
         head: logits, deltas and perhaps centerness of every level.
-        anchor_generator: the anchors of every level.
-        matcher: assigns anchors to ground truth.
-        loss: what the outputs cost.
+        anchors: of every level.
+        assigner: decides which anchors are positives.
+        loss: of the outputs; its classifier must be a sigmoid.
         coder: of the deltas.
         num_classes: C.
-        score_threshold: lowest score of a detection, before the centerness.
-        nms_iou: IoU above which a detection suppresses another of its class.
-        pre_nms: anchors kept per level before that, by their highest score.
-        detections_per_image: at most this many.
+        detections: which ones are returned.
+        pre_nms: anchors kept per level before the suppression, by their highest score.
+
+    Raises:
+        ValueError: for a loss that needs a background: the head has none.
     """
+
+    heads: ClassVar[Mapping[str, str]] = {"dense": "dense head"}
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: PyramidBackbone,
         head: DenseHead,
-        anchor_generator: AnchorGenerator,
+        anchors: AnchorGenerator,
         *,
-        matcher: AdaptiveMatcher,
+        assigner: Assigner,
         loss: DetectionLoss,
         coder: BoxCoder,
         num_classes: int,
-        score_threshold: float,
-        nms_iou: float,
+        detections: DetectionSettings,
         pre_nms: int,
-        detections_per_image: int,
     ) -> None:
-        super().__init__()
-        self.transform = NormalizeAndPad(PADDING)
-        self.backbone = backbone
+        super().__init__(backbone, num_classes)
+        if not isinstance(loss.classifier, Sigmoid):
+            raise ValueError(f"loss={type(loss).__name__} needs a background; a dense head scores each class by itself")
         self.head = head
-        self.anchor_generator = anchor_generator
-        self.matcher = matcher
+        self.anchors = anchors
+        self.assigner = assigner
         self.loss = loss
         self.coder = coder
-        self.num_classes = num_classes
-        self.score_threshold = score_threshold
-        self.nms_iou = nms_iou
+        self.detections = detections
         self.pre_nms = pre_nms
-        self.detections_per_image = detections_per_image
-        self.statistics: dict[str, Tensor] = {}  # of the last training step
 
-    def forward(
-        self,
-        images: Sequence[Tensor],
-        targets: Sequence[dict[str, Tensor]] | None = None,
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """A training step's losses, or detections.
+    def losses(self, features: Mapping[str, Tensor], batch: Batch, truth: GroundTruth) -> dict[str, HeadLosses]:
+        outputs: DenseOutputs = self.head(list(features.values()))
+        sizes = [(level.shape[-2], level.shape[-1]) for level in features.values()]
+        scene = self.anchors.scene(sizes, batch.sizes, batch.padded_size, truth)
+        return {"dense": self.loss(self.outputs(outputs, scene))}
 
-        Args:
-            images: each (3, H, W) float RGB in [0, 1].
-            targets: in training, per image "boxes" (G, 4) float XYXY in pixels and "labels" (G,) int64 in [0, C). G may
-                be 0; boxes without width or height are left out.
+    def anchor_heads(self) -> Mapping[str, AnchorHead]:
+        return {"dense": AnchorHead(self.anchors, self.assigner, lambda maps: Predictions(*self.head(maps)[:2]))}
 
-        Returns:
-            In training a dict of float32 scalars, "loss_*", whose sum is the objective; `statistics` then tells, as
-            detached float64 scalars, "spearman_dense", "positives_dense", "negatives_dense" (logits),
-            "negatives_per_positive_dense" and "balance_dense", the factor of the box loss (NaN: no value in that step).
-            In evaluation per image a dict: "boxes" (k, 4) float32 XYXY pixels, "labels" (k,) int64 and "scores" (k,)
-            float32 in [0, 1], by descending score.
-
-        Raises:
-            ValueError: for images or targets of a wrong shape or type, labels outside [0, C), coordinates not finite.
-        """
-        images = check_images(images)
-        checked = check_targets(targets, images, self.num_classes) if self.training else None
-        batch, _ = self.transform(images)
-        maps = list(self.backbone(batch.tensors).values())
-        outputs: DenseOutputs = self.head(maps)
-        anchors = self.anchor_generator(batch, maps)[0]  # (N, 4), the same for every image
-        if checked is None:
-            return self.detect(outputs, anchors, batch.image_sizes)
-        match = self.assign(anchors, batch, maps, checked)
-        terms, statistics = self.loss(self.head_outputs(outputs, anchors, match, checked))
-        self.statistics = {f"{name}_dense": value for name, value in statistics.items()}
-        return {f"loss_{name}": term for name, term in terms.items()}
-
-    @torch.no_grad()
-    def assign(
-        self,
-        anchors: Tensor,  # (N, 4)
-        images: ImageList,
-        maps: list[Tensor],
-        targets: list[dict[str, Tensor]],
-    ) -> Tensor:
-        """The match of each anchor of each image, (n, N) int64, with ground truths counted through the batch."""
-        match = self.matcher(
-            anchors,
-            MapLayout.of(maps, self.anchors_per_cell),
-            self.anchor_generator.strides,
-            padded_sizes(images.image_sizes),
-            [target["boxes"] for target in targets],
-        )
-        outside = self.anchor_generator.outside(images, maps, PADDING)
-        return match if outside is None else match.masked_fill(outside, IGNORED)
-
-    @property
-    def anchors_per_cell(self) -> int:
-        return self.anchor_generator.num_anchors_per_location()[0]
-
-    def head_outputs(
-        self,
-        outputs: DenseOutputs,
-        anchors: Tensor,  # (N, 4)
-        match: Tensor,  # (n, N)
-        targets: list[dict[str, Tensor]],
-    ) -> HeadOutputs:
+    def outputs(self, predicted: DenseOutputs, scene: Scene) -> HeadOutputs:
         """Predictions beside their truths, boxes in pixels; of the maps only the positives' places are read."""
-        layout = MapLayout.of(outputs.logits, self.anchors_per_cell)
+        logits, deltas, centre_logits = predicted
+        with torch.no_grad():
+            match = self.assigner(scene, Predictions(logits, deltas))  # (n, N)
         image, anchor = (match >= 0).nonzero(as_tuple=True)
-        truth = match[image, anchor]
-        label = torch.cat([target["labels"] for target in targets])[truth]  # (P,)
+        layout, truth = scene.layout, match[image, anchor]
         places = layout.place(image, anchor, self.num_classes)  # (P, C)
-        centerness = None
-        if outputs.centerness is not None:
-            centerness = gather_levels(outputs.centerness, layout.place(image, anchor, 1).squeeze(1))
-        return HeadOutputs(
-            logits=outputs.logits,
-            ignore=self._ignored(match, layout),
-            index=places.gather(1, label[:, None]).squeeze(1),
-            rows=gather_levels([level.detach() for level in outputs.logits], places),
-            deltas=gather_levels(outputs.deltas, layout.place(image, anchor, 4)).float(),
-            references=anchors[anchor],
-            truths=torch.cat([target["boxes"] for target in targets])[truth],
+        boxes = Boxes(
+            deltas=gather_levels(deltas, layout.place(image, anchor, 4)).float(),
+            references=scene.anchors[anchor],
+            truths=scene.truth.all_boxes[truth],
             coder=self.coder,
-            centerness=centerness,
         )
+        tasks: dict[str, Task] = {"bbox": boxes}
+        if centre_logits is not None:
+            own = gather_levels(centre_logits, layout.place(image, anchor, 1).squeeze(1))
+            tasks["centerness"] = Centerness(own, centerness(boxes.references, boxes.truths))
+        classification = Classification(
+            logits=logits,
+            ignore=self._ignored(match, layout),
+            index=places.gather(1, scene.truth.all_labels[truth][:, None]).squeeze(1),
+            candidate_logits=gather_levels([level.detach() for level in logits], places),
+        )
+        return HeadOutputs(classification, tasks)
 
     def _ignored(self, match: Tensor, layout: MapLayout) -> list[Tensor] | None:
-        """Masks in the shape of the logits where images differ in size; their padding is all that is ever ignored."""
+        """Masks in the shape of the logits where images differ in size; nothing but their padding is ever ignored."""
         ignored = match == IGNORED
         if not bool(ignored.any()):
             return None
-        counts = [layout.anchors * height * width for height, width in layout.sizes]
         return [
-            part.view(layout.images, layout.anchors, 1, *size).expand(-1, -1, self.num_classes, -1, -1).flatten(1, 2)
-            for part, size in zip(ignored.split(counts, dim=1), layout.sizes, strict=True)
+            level.view(layout.images, layout.anchors, 1, *size).expand(-1, -1, self.num_classes, -1, -1).flatten(1, 2)
+            for level, size in zip(ignored.split(layout.counts, dim=1), layout.sizes, strict=True)
         ]
 
-    def detect(
-        self,
-        outputs: DenseOutputs,
-        anchors: Tensor,  # (N, 4)
-        shapes: list[tuple[int, int]],
-    ) -> list[dict[str, Tensor]]:
+    def detect(self, features: Mapping[str, Tensor], batch: Batch) -> list[Detections]:
         """Of each level the best anchors, decoded; of all of them the detections of each image."""
-        layout = MapLayout.of(outputs.logits, self.anchors_per_cell)
-        images = torch.arange(layout.images, device=anchors.device)[:, None]
-        counts = [layout.anchors * height * width for height, width in layout.sizes]
+        outputs: DenseOutputs = self.head(list(features.values()))
+        layout = MapLayout.of(outputs.logits, self.anchors.per_cell)
         scores, boxes, factors = [], [], []
-        for number, reference in enumerate(anchors.split(counts)):
-            logits = _by_anchor(outputs.logits[number], layout.anchors)  # (n, A, C, H W)
-            best = self.loss.scores(logits.amax(2)).flatten(1)  # (n, A H W)
+        for number, anchors in enumerate(self.anchors(layout).split(layout.counts)):
+            logits = outputs.logits[number]
+            best = self.loss.classifier.scores(layout.by_anchor(logits).amax(2)).flatten(1)  # (n, A H W)
             factor = torch.ones_like(best)
             if outputs.centerness is not None:
                 factor = outputs.centerness[number].float().sigmoid().flatten(1)
             chosen = (best * factor).topk(min(self.pre_nms, best.shape[1]), dim=1).indices  # (n, k)
-            in_cell, cell = chosen // logits.shape[-1], chosen % logits.shape[-1]
-            deltas = _by_anchor(outputs.deltas[number], layout.anchors)[images, in_cell, :, cell].float()
-            scores.append(self.loss.scores(logits[images, in_cell, :, cell]))
-            boxes.append(self.coder.decode_single(deltas, reference[chosen]))
+            scores.append(self.loss.classifier.scores(take(logits, chosen, layout)))
+            boxes.append(decode_boxes(outputs.deltas[number], anchors, chosen, layout, self.coder))
             factors.append(factor.gather(1, chosen))
-        per_image = zip(torch.cat(scores, 1), torch.cat(boxes, 1), torch.cat(factors, 1), shapes, strict=True)
-        found = [
+        per_image = zip(torch.cat(scores, 1), torch.cat(boxes, 1), torch.cat(factors, 1), batch.sizes, strict=True)
+        return [
             select_detections(
                 of_image,
                 lambda candidate, label, decoded=decoded: decoded[candidate],
                 shape,
-                threshold=self.score_threshold,
-                nms_iou=self.nms_iou,
-                limit=self.detections_per_image,
+                self.detections,
                 factors=None if outputs.centerness is None else factor,
             )
             for of_image, decoded, factor, shape in per_image
         ]
-        return [detections._asdict() for detections in found]
-
-
-def _by_anchor(level: Tensor, anchors: int) -> Tensor:
-    """(n, A, c, H W) of a map (n, A c, H, W)."""
-    return level.unflatten(1, (anchors, -1)).flatten(3)

@@ -1,4 +1,13 @@
-"""What a loss brings with it on a dense detector: the rows of Tables 2 and 9 of the Rank & Sort paper.
+"""What each loss brings with it: the rows of the Rank & Sort paper's tables, by the name of the loss.
+
+Two stages (Table 1):
+
+| loss            | both heads                    | samplers    | RPN weighted by | scale of the RPN's deltas |
+|-----------------|-------------------------------|-------------|-----------------|---------------------------|
+| "rank_sort"     | Rank & Sort, GIoU by value    | none        | 0.2             | 0.1, 0.1, 0.2, 0.2        |
+| "cross_entropy" | cross-entropy, smooth L1      | 256 and 512 | 1               | 1, 1, 1, 1                |
+
+One stage on anchors (Tables 2 and 9):
 
 | loss                | boxes weighted by | their factor | smoothing | anchors of a cell |
 |---------------------|-------------------|--------------|-----------|-------------------|
@@ -13,22 +22,40 @@ focal loss without that head on ATSS; for AP the box loss is from the authors' l
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Literal
 
-from .losses.contract import DetectionLoss, refuse
-from .losses.localisation import BoxLoss, TaskBalance
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+
+from .losses.contract import DetectionLoss
+from .losses.cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
+from .losses.localisation import Localisation, TaskBalance
 from .losses.pointwise import Focal, QualityFocal
 from .losses.ranking import Alrp, AveragePrecision, RankSort
 
-LossName = Literal["rank_sort", "average_precision", "alrp", "focal", "qfl"]
+TwoStageLoss = Literal["rank_sort", "cross_entropy"]
+DenseLoss = Literal["rank_sort", "average_precision", "alrp", "focal", "qfl"]
+
 EPOCH = 7330  # training steps: COCO at 16 images
-_UNIFIED = "whose scores tell the quality of a box without an auxiliary head"
+RPN_WEIGHT = 0.20  # of all terms of an RPN that ranks (paper, section 5)
+BOX_STD = (0.1, 0.1, 0.2, 0.2)  # of every box branch trained by ranking
+_UNIFIED = "whose scores express the quality of a box without an auxiliary head"
 _NO_SWITCH = "which has no such switch"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TwoStageRecipe:
+    """The losses of both heads and what goes with them."""
+
+    rpn_loss: DetectionLoss
+    box_loss: DetectionLoss
+    rpn_std: tuple[float, float, float, float]
+    rpn_sampler: BalancedPositiveNegativeSampler | None = None
+    box_sampler: BalancedPositiveNegativeSampler | None = None
+
+
+@dataclass(frozen=True)
+class DenseRecipe:
     """A loss and the anchors that it is trained with."""
 
     loss: DetectionLoss
@@ -47,54 +74,83 @@ class Switches:
     self_balance_window: int | None = None
     centerness: bool | None = None
 
-    def box(self, row: BoxLoss) -> BoxLoss:
-        """The box loss of the row, as switched."""
+    def localisation(self, row: Localisation) -> Localisation:
+        """The localisation of the row, as switched."""
         if self.centerness:
-            refuse("with centerness=True", "which weighs the boxes", score_weighting=self.score_weighting)
+            if self.score_weighting is not None:
+                given = f"score_weighting={self.score_weighting!r}"
+                raise ValueError(f"{given} does not go with centerness=True, which weights the boxes itself")
             row = replace(row, weighting="centerness")
         return row.switched(self.score_weighting, self.task_balance)
 
+    def rank_sort(self, weight: float) -> RankSort:
+        """Rank & Sort, as switched."""
+        delta = 0.5 if self.delta is None else self.delta
+        return RankSort(weight, delta, self.sorting_error is not False, self.localisation(Localisation()))
+
     def refuse(self, loss: str, reason: str, *names: str) -> None:
-        """ValueError where one of these is chosen."""
-        refuse(loss, reason, **{name: getattr(self, name) for name in names})
+        """ValueError where one of these is chosen, all of them without `names`: `loss` lacks it, for that reason."""
+        for name in names or (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if value is not None:
+                raise ValueError(f"{name}={value!r} does not go with loss={loss!r}, {reason}")
 
 
-def _rank_sort(switches: Switches) -> Recipe:
+def two_stage_recipe(loss: str, switches: Switches) -> TwoStageRecipe:
+    """The recipe of a two-stage detector; ValueError for an unknown loss, or a switch that the loss lacks."""
+    if loss == "rank_sort":
+        switches.refuse(loss, _NO_SWITCH, "self_balance_window", "centerness")
+        # The weight and the deltas' scale of the RPN are not tuned here: they come from the paper and its code.
+        return TwoStageRecipe(switches.rank_sort(RPN_WEIGHT), switches.rank_sort(1.0), rpn_std=BOX_STD)
+    if loss == "cross_entropy":
+        switches.refuse(loss, "which neither ranks nor balances")
+        return TwoStageRecipe(
+            BinaryCrossEntropy(),
+            SoftmaxCrossEntropy(),
+            rpn_std=(1.0, 1.0, 1.0, 1.0),
+            rpn_sampler=BalancedPositiveNegativeSampler(256, 0.5),
+            box_sampler=BalancedPositiveNegativeSampler(512, 0.25),
+        )
+    raise ValueError(f"loss={loss!r} is not one of rank_sort, cross_entropy")
+
+
+def _rank_sort(switches: Switches) -> DenseRecipe:
     switches.refuse("rank_sort", _UNIFIED, "centerness")
     switches.refuse("rank_sort", _NO_SWITCH, "self_balance_window")
-    delta = 0.5 if switches.delta is None else switches.delta
-    return Recipe(RankSort(1.0, delta, switches.sorting_error is not False, switches.box(BoxLoss())))
+    return DenseRecipe(switches.rank_sort(1.0))
 
 
-def _average_precision(switches: Switches) -> Recipe:
+def _average_precision(switches: Switches) -> DenseRecipe:
     switches.refuse("average_precision", _NO_SWITCH, "sorting_error", "self_balance_window")
     delta = 1.0 if switches.delta is None else switches.delta
-    return Recipe(AveragePrecision(delta, switches.box(BoxLoss(balance=2.0))))
+    return DenseRecipe(AveragePrecision(delta, switches.localisation(Localisation(balance=2.0))))
 
 
-def _alrp(switches: Switches) -> Recipe:
+def _alrp(switches: Switches) -> DenseRecipe:
     switches.refuse("alrp", _UNIFIED, "centerness")
     switches.refuse("alrp", "which ranks and balances box errors itself", "score_weighting", "task_balance")
     switches.refuse("alrp", _NO_SWITCH, "sorting_error")
     window = EPOCH if switches.self_balance_window is None else switches.self_balance_window
-    return Recipe(Alrp(1.0 if switches.delta is None else switches.delta, window))
+    return DenseRecipe(Alrp(1.0 if switches.delta is None else switches.delta, window))
 
 
-def _pointwise(name: str, kind: Callable[..., DetectionLoss], row: BoxLoss, switches: Switches) -> Recipe:
+def _pointwise(
+    name: str, kind: Callable[[Localisation], DetectionLoss], row: Localisation, switches: Switches
+) -> DenseRecipe:
     switches.refuse(name, "which does not rank", "delta", "sorting_error", "self_balance_window")
-    return Recipe(kind(box=switches.box(row)), octave_base_scale=8.0, scales_per_octave=1)
+    return DenseRecipe(kind(switches.localisation(row)), octave_base_scale=8.0, scales_per_octave=1)
 
 
-def _focal(switches: Switches) -> Recipe:
-    return _pointwise("focal", Focal, BoxLoss("uniform", 2.0, shared=True), switches)
+def _focal(switches: Switches) -> DenseRecipe:
+    return _pointwise("focal", Focal, Localisation("uniform", 2.0, shared=True), switches)
 
 
-def _qfl(switches: Switches) -> Recipe:
+def _qfl(switches: Switches) -> DenseRecipe:
     switches.refuse("qfl", _UNIFIED, "centerness")
-    return _pointwise("qfl", QualityFocal, BoxLoss("score", 2.0, shared=True), switches)
+    return _pointwise("qfl", QualityFocal, Localisation("score", 2.0, shared=True), switches)
 
 
-RECIPES: dict[str, Callable[[Switches], Recipe]] = {
+DENSE: dict[str, Callable[[Switches], DenseRecipe]] = {
     "rank_sort": _rank_sort,
     "average_precision": _average_precision,
     "alrp": _alrp,
@@ -103,8 +159,8 @@ RECIPES: dict[str, Callable[[Switches], Recipe]] = {
 }
 
 
-def dense_recipe(loss: str, **switches: Any) -> Recipe:
-    """The recipe of a loss by name, as switched; ValueError for an unknown name, or a switch that the loss lacks."""
-    if loss not in RECIPES:
-        raise ValueError(f"loss={loss!r} is not one of {', '.join(RECIPES)}")
-    return RECIPES[loss](Switches(**switches))
+def dense_recipe(loss: str, switches: Switches) -> DenseRecipe:
+    """The recipe of a dense detector; ValueError for an unknown loss, or a switch that the loss lacks."""
+    if loss not in DENSE:
+        raise ValueError(f"loss={loss!r} is not one of {', '.join(DENSE)}")
+    return DENSE[loss](switches)

@@ -1,44 +1,42 @@
-"""Adaptive training sample selection (ATSS): anchors answer for the ground truth by a threshold of its own.
+"""Adaptive training sample selection (ATSS): each object picks its positive anchors with its own IoU threshold.
 
-    n  images    L  levels    A  anchors per cell    N  anchors of an image    G  ground-truth boxes of the batch
-    q  cells looked for per level    S  cells along the side of their window    K  candidates of a ground truth
+    n  images    L  levels    A  anchors per cell    N  anchors of an image    G  objects of the batch
+    q  cells looked for per level    S  cells along the side of their window    K  candidates of an object
 
 Zhang et al., "Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive Training Sample Selection",
 CVPR 2020, algorithm 1. The cells of a level are a lattice, so the nearest ones are looked for in a window around each
-ground truth: no matrix of ground truths by anchors is made, and nothing waits for the device.
+object. No matrix of objects by anchors is made, and nothing waits for the device.
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..geometry.boxes import paired_iou
-from ..geometry.layout import MapLayout
-from .max_iou import NEGATIVE
+from .scene import NEGATIVE, Assigner, Predictions, Scene
 
-# Pixels by which an anchor's centre must be inside its ground truth (published code).
+# Pixels by which the centre of an anchor must be inside its object (published code).
 INSIDE = 0.01
-_LOW = (1 << 32) - 1  # the lower half of a key: what tells equals apart
+_LOW = (1 << 32) - 1  # the lower half of a key: it separates equal distances
 _NOTHING = torch.iinfo(torch.int64).max
 
 
 class Candidates(NamedTuple):
-    """The anchors nearest to each ground truth."""
+    """The anchors nearest to each object."""
 
     number: Tensor  # (G, K) int64, of the anchor in its image
     there: Tensor  # (G, K) bool: a small level has fewer
 
 
-class AdaptiveMatcher:
-    """Positive are those candidates that overlap their ground truth more than usual and have their centre inside it.
+class AdaptiveAssigner(Assigner):
+    """Positive are those candidates that overlap their object more than usual and have their centre inside it.
 
-    Candidates of a ground truth are, on each level, the anchors whose centres are nearest to its own; of equally near
-    ones the first by (y, x, anchor of the cell), where published code leaves it to chance. Their IoUs are compared with
-    mean plus standard deviation over all levels (unbiased; 0 for a single candidate, where published code has NaN). An
-    anchor that several ground truths want goes to the one it overlaps most, and among equals to the first. All other
+    Candidates of an object are, on each level, the anchors whose centres are nearest to its own. Of equally near ones
+    the first by (y, x, anchor of the cell) is taken, where published code leaves it to chance. Their IoUs are compared
+    with mean plus standard deviation over all levels (unbiased; 0 for a single candidate, where published code has
+    NaN). An anchor that several objects want goes to the one it overlaps most, and among equals to the first. All other
     anchors are negative: nothing is ignored.
 
     Args:
@@ -48,45 +46,34 @@ class AdaptiveMatcher:
     def __init__(self, candidates_per_level: int = 9) -> None:
         self.candidates_per_level = candidates_per_level
 
-    def __call__(
-        self,
-        anchors: Tensor,  # (N, 4) of an image, float32, those of a cell concentric at (x * stride, y * stride)
-        layout: MapLayout,
-        strides: Sequence[int],  # pixels, of each level
-        extents: Sequence[tuple[int, int]],  # per image: height and width beyond which no cell takes part, pixels
-        truths: Sequence[Tensor],  # per image (G_i, 4) float32
-    ) -> Tensor:
-        """The match of each anchor of each image, (n, N) int64, ground truths counted through the batch."""
-        boxes = torch.cat(list(truths))  # (G, 4)
-        image = torch.cat([torch.full((len(t),), i, device=boxes.device) for i, t in enumerate(truths)])  # (G,)
-        number, there = self.candidates(boxes, image, layout, strides, extents)
+    def match(self, scene: Scene, predictions: Predictions | None) -> Tensor:
+        anchors, boxes, image = scene.anchors, scene.truth.all_boxes, scene.truth.image
+        number, there = self.candidates(boxes, image, scene)
         candidate = anchors[number]  # (G, K, 4)
         overlap = paired_iou(candidate, boxes[:, None])  # (G, K)
         centre = 0.5 * (candidate[..., :2] + candidate[..., 2:])
         margin = torch.minimum(centre - boxes[:, None, :2], boxes[:, None, 2:] - centre).amin(dim=-1)
         chosen = there & (overlap >= self.threshold(overlap, there)[:, None]) & (margin > INSIDE)
 
-        # The largest key is the largest IoU (its bits are in its order) and then the first ground truth.
+        # The largest key is the largest IoU (its bits are in its order) and then the first object.
         owner = torch.arange(len(boxes), device=boxes.device)[:, None]
         keys = torch.where(chosen, (overlap.view(torch.int32).long() << 32) | (_LOW - owner), -1)
         places = image[:, None] * len(anchors) + number
-        best = torch.full((layout.images * len(anchors),), -1, dtype=torch.int64, device=boxes.device)
+        best = torch.full((scene.layout.images * len(anchors),), -1, dtype=torch.int64, device=boxes.device)
         best.scatter_reduce_(0, places.flatten(), keys.flatten(), "amax")
-        return torch.where(best >= 0, _LOW - (best & _LOW), NEGATIVE).view(layout.images, -1)
+        return torch.where(best >= 0, _LOW - (best & _LOW), NEGATIVE).view(scene.layout.images, -1)
 
     def candidates(
         self,
         boxes: Tensor,  # (G, 4)
         image: Tensor,  # (G,)
-        layout: MapLayout,
-        strides: Sequence[int],
-        extents: Sequence[tuple[int, int]],
+        scene: Scene,
     ) -> Candidates:
-        """The anchors of each level that are nearest to each ground truth, K = L * candidates_per_level."""
-        device = boxes.device
-        stride = torch.tensor(strides, device=device)  # (L,)
+        """The anchors of each level that are nearest to each object, K = L * candidates_per_level."""
+        device, layout = boxes.device, scene.layout
+        stride = torch.tensor(scene.strides, device=device)  # (L,)
         sizes = torch.tensor(layout.sizes, device=device)  # (L, 2): rows and columns
-        limit = torch.minimum(-(-torch.tensor(extents, device=device)[:, None] // stride[:, None]), sizes)[image]
+        limit = torch.minimum(-(-torch.tensor(scene.extents, device=device)[:, None] // stride[:, None]), sizes)[image]
         rows, columns = limit.unbind(-1)  # (G, L) each
         x, y = (0.5 * (boxes[:, :2] + boxes[:, 2:])).T[..., None]  # (G, 1) each
 

@@ -1,4 +1,4 @@
-"""Anchors of a feature pyramid, and which of them lie outside an image of a padded batch.
+"""Anchors of a feature pyramid, and which of them lie in the padding of an image.
 
     n  images    A  anchors per cell    H, W  cells of a level    N  anchors of an image, all levels
 
@@ -9,18 +9,18 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchorGenerator
-from torchvision.models.detection.image_list import ImageList
+from torch import Tensor, nn
 
-from ..features.inputs import padded_sizes
+from ..geometry.ground_truth import NO_TRUTH, GroundTruth
+from ..geometry.layout import MapLayout, padded_sizes
+from .scene import Scene
 
 
-class AnchorGenerator(TorchvisionAnchorGenerator):
+class AnchorGenerator(nn.Module):
     """Float anchors centred at (x * stride, y * stride), never rounded, at strides that are given and not guessed.
 
-    torchvision rounds the cell anchors, infers the stride from the sizes of image and map (wrong on P6 where P5 has an
-    odd side), and takes the maps' dtype, which is bfloat16 under autocast.
+    torchvision rounds the anchors of a cell, infers the stride from the sizes of image and map (wrong on P6 where P5
+    has an odd side), and takes the dtype of the maps, which is bfloat16 under autocast.
 
     Args:
         strides: pixels between neighbouring cells, one per level.
@@ -29,29 +29,22 @@ class AnchorGenerator(TorchvisionAnchorGenerator):
     """
 
     def __init__(self, strides: Sequence[int], scales: Sequence[float], ratios: Sequence[float]) -> None:
-        sizes = tuple(tuple(stride * scale for scale in scales) for stride in strides)
-        super().__init__(sizes, (tuple(ratios),) * len(sizes))
+        super().__init__()
         self.strides = tuple(strides)
+        self.per_cell = len(scales) * len(ratios)  # A
+        for level, stride in enumerate(self.strides):
+            cell = cell_anchors([stride * scale for scale in scales], ratios)
+            self.register_buffer(f"cell_{level}", cell, persistent=False)
 
-    def generate_anchors(
-        self,
-        scales: Sequence[float],
-        aspect_ratios: Sequence[float],
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> Tensor:
-        """The anchors of a cell at the origin, (A, 4): ratios outside, sizes inside."""
-        halves = [
-            (0.5 * size / math.sqrt(ratio), 0.5 * size * math.sqrt(ratio)) for ratio in aspect_ratios for size in scales
-        ]
-        return torch.tensor([[-w, -h, w, h] for w, h in halves], dtype=dtype, device=device)
+    @property
+    def cells(self) -> list[Tensor]:
+        """Of each level the anchors of a cell at the origin, (A, 4) float32 pixels."""
+        return [self.get_buffer(f"cell_{level}") for level in range(len(self.strides))]
 
-    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """One (N, 4) float32 tensor per image, the same tensor for all: the images of a batch share their anchors."""
-        self.set_cell_anchors(torch.float32, feature_maps[0].device)
+    def forward(self, layout: MapLayout) -> Tensor:
+        """(N, 4) float32 XYXY pixels: the images of a batch share their anchors."""
         levels = []
-        for stride, cell, feature_map in zip(self.strides, self.cell_anchors, feature_maps, strict=True):
-            height, width = feature_map.shape[-2:]
+        for stride, cell, (height, width) in zip(self.strides, self.cells, layout.sizes, strict=True):
             y, x = torch.meshgrid(
                 torch.arange(height, dtype=torch.float32, device=cell.device) * stride,
                 torch.arange(width, dtype=torch.float32, device=cell.device) * stride,
@@ -59,24 +52,43 @@ class AnchorGenerator(TorchvisionAnchorGenerator):
             )
             centres = torch.stack((x, y, x, y), dim=-1)  # (H, W, 4)
             levels.append((cell[:, None, None] + centres).reshape(-1, 4))
-        return [torch.cat(levels)] * len(image_list.image_sizes)
+        return torch.cat(levels)
 
-    def outside(self, image_list: ImageList, feature_maps: list[Tensor], size_divisible: int) -> Tensor | None:
+    def scene(
+        self,
+        sizes: Sequence[tuple[int, int]],  # cells: height and width of each level's map
+        image_sizes: Sequence[tuple[int, int]],  # pixels
+        padded_size: tuple[int, int],  # of the batch, pixels
+        truth: GroundTruth = NO_TRUTH,
+    ) -> Scene:
+        """The anchors for maps of those sizes, beside the objects of a batch; without objects in an evaluation."""
+        layout = MapLayout(len(image_sizes), self.per_cell, tuple(sizes))
+        outside = self.outside(layout, image_sizes, padded_size) if truth.boxes else None
+        return Scene(self(layout), layout, self.strides, image_sizes, outside, truth)
+
+    def outside(
+        self, layout: MapLayout, image_sizes: Sequence[tuple[int, int]], padded_size: tuple[int, int]
+    ) -> Tensor | None:
         """Anchors of cells beyond an image's own padded size, (n, N) bool; None where no image has any.
 
-        An image is padded to a multiple of `size_divisible`, then to the batch's largest: only the anchors of the first
+        An image is padded to a multiple of `PADDING`, then to the batch's largest: only the anchors of the first
         frame take part in training (paper's code; it keeps anchors that merely cross the border).
         """
-        padded = padded_sizes(image_list.image_sizes, size_divisible)
-        if all(size == tuple(image_list.tensors.shape[-2:]) for size in padded):
+        padded = padded_sizes(image_sizes)
+        if all(size == padded_size for size in padded):
             return None
-        device = feature_maps[0].device
+        device = self.cells[0].device
         heights, widths = torch.tensor(padded, device=device).T[..., None]  # (n, 1) each
         levels = []
-        for stride, cell, feature_map in zip(self.strides, self.cell_anchors, feature_maps, strict=True):
-            height, width = feature_map.shape[-2:]
+        for stride, (height, width) in zip(self.strides, layout.sizes, strict=True):
             below = torch.arange(height, device=device) * stride >= heights  # (n, H)
             right = torch.arange(width, device=device) * stride >= widths  # (n, W)
             cells = (below[:, :, None] | right[:, None, :])[:, None]  # (n, 1, H, W)
-            levels.append(cells.expand(-1, len(cell), -1, -1).flatten(1))
+            levels.append(cells.expand(-1, self.per_cell, -1, -1).flatten(1))
         return torch.cat(levels, dim=1)
+
+
+def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    """The anchors of a cell at the origin, (A, 4) float32: ratios outside, sizes (pixels) inside."""
+    halves = [(0.5 * size / math.sqrt(ratio), 0.5 * size * math.sqrt(ratio)) for ratio in ratios for size in sizes]
+    return torch.tensor([[-w, -h, w, h] for w, h in halves], dtype=torch.float32)

@@ -1,28 +1,23 @@
-"""Which candidate box answers for which ground truth: IoU matching, and the sampling that Rank & Sort does without.
+"""IoU matching: the candidates that overlap an object most are its positives.
 
-    G  ground-truth boxes    N  candidates (anchors or proposals) of an image
-
-A match is an int64 per candidate: the index of its ground truth, NEGATIVE, or IGNORED. A sampler maps matches to
-matches and sets to IGNORED what it leaves out, so that whatever reads a match need not know about samplers.
+n  images    G  objects of an image    N  candidates (anchors or proposals) of an image
 """
 
 import torch
 from torch import Tensor
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
+from torchvision.models.detection._utils import Matcher
 
 from ..geometry.boxes import pairwise_iou
-
-NEGATIVE = Matcher.BELOW_LOW_THRESHOLD
-IGNORED = Matcher.BETWEEN_THRESHOLDS
+from .scene import NEGATIVE, Assigner, Predictions, Scene
 
 
 class MaxIoUMatcher(Matcher):
-    """Positive at IoU >= `positive_iou` with the best ground truth, negative below `negative_iou`, ignored in between.
+    """Positive at IoU >= `positive_iou` with the best object, negative below `negative_iou`, ignored in between.
 
-    With `low_quality`, every ground truth whose best IoU is at least `min_positive_iou` then takes *all* candidates
-    that reach this best, also from another ground truth; among several such ground truths the last wins. torchvision
-    hands such a candidate to the candidate's own best ground truth instead, and knows no lower bound. A ground truth
-    that no candidate overlaps takes none.
+    With `low_quality`, every object whose best IoU is at least `min_positive_iou` then takes *all* candidates that
+    reach this best, also from another object; among several such objects the last wins. torchvision hands such a
+    candidate to the candidate's own best object instead, and has no lower bound. An object that no candidate overlaps
+    takes none.
     """
 
     def __init__(
@@ -37,7 +32,7 @@ class MaxIoUMatcher(Matcher):
         self.min_positive_iou = min_positive_iou
 
     def __call__(self, match_quality_matrix: Tensor) -> Tensor:
-        """The match of each candidate, (N,), from the IoU matrix (G, N); all negative without ground truth."""
+        """The match of each candidate, (N,), from the IoU matrix (G, N); all negative without objects."""
         if match_quality_matrix.numel() == 0:
             candidates = match_quality_matrix.shape[1]
             return torch.full((candidates,), NEGATIVE, dtype=torch.int64, device=match_quality_matrix.device)
@@ -48,7 +43,7 @@ class MaxIoUMatcher(Matcher):
         claimed = (best >= self.min_positive_iou) & (best > 0)
         tied = match_quality_matrix == best.masked_fill(~claimed, torch.inf)  # (G, N)
         count = torch.arange(1, len(best) + 1, dtype=torch.int32, device=best.device)[:, None]
-        last = torch.where(tied, count, 0).amax(dim=0)  # (N,): 1 + last ground truth that claims the candidate, or 0
+        last = torch.where(tied, count, 0).amax(dim=0)  # (N,): 1 + last object that claims the candidate, or 0
         matches.copy_(torch.where(last > 0, last - 1, matches))
 
 
@@ -57,7 +52,7 @@ def match_batch(
     candidates: list[Tensor],  # per image (N, 4)
     truths: list[Tensor],  # per image (G, 4)
 ) -> list[Tensor]:
-    """Per image the match (N,) of its candidates; ground truths are counted through the batch, image after image."""
+    """Per image the match (N,) of its candidates; objects count through the batch, image after image."""
     matches, first = [], 0
     for boxes, truth in zip(candidates, truths, strict=True):
         match = matcher(pairwise_iou(truth, boxes))
@@ -66,13 +61,12 @@ def match_batch(
     return matches
 
 
-def subsample(sampler: BalancedPositiveNegativeSampler | None, matches: list[Tensor]) -> list[Tensor]:
-    """The matches with all but a random, balanced part of each image set to IGNORED; unchanged without a sampler."""
-    if sampler is None:
-        return matches
-    # torchvision's sampler reads -1 as ignored, 0 as negative and the rest as positive: a match plus one.
-    positives, negatives = sampler([match + 1 for match in matches])
-    return [
-        match.masked_fill(~(positive | negative).bool(), IGNORED)
-        for match, positive, negative in zip(matches, positives, negatives, strict=True)
-    ]
+class MaxIoUAssigner(Assigner):
+    """Matches the anchors of each image by their IoU."""
+
+    def __init__(self, matcher: Matcher) -> None:
+        self.matcher = matcher
+
+    def match(self, scene: Scene, predictions: Predictions | None) -> Tensor:
+        truths = list(scene.truth.boxes)
+        return torch.stack(match_batch(self.matcher, [scene.anchors] * len(truths), truths))

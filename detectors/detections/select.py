@@ -1,15 +1,34 @@
 """From scored candidates to the detections of an image: threshold, suppression, the best ones.
 
-R  candidates of an image    C  classes    k  detections
+R  candidates of an image    C  classes    m  candidates above the threshold    k  detections    H, W  pixels
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 MIN_SIDE = 1e-2  # pixels: torchvision's bound on a detection's width and height
+
+# (boxes (m, 4), scores (m,), labels (m,), IoU threshold) -> the kept ones by descending score, (k,) int64
+Suppression = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """Which detections of an image are returned.
+
+    Args:
+        score_threshold: lowest score of a detection: 0.05 to report AP.
+        nms_iou: IoU above which a detection suppresses another of its class.
+        limit: at most this many detections of an image.
+    """
+
+    score_threshold: float = 0.05
+    nms_iou: float = 0.5
+    limit: int = 100
 
 
 class Detections(NamedTuple):
@@ -18,35 +37,40 @@ class Detections(NamedTuple):
     boxes: Tensor  # (k, 4) XYXY pixels
     scores: Tensor  # (k,)
     labels: Tensor  # (k,) int64
+    candidate: Tensor  # (k,) int64, the candidate that each comes from: its anchor or RoI among the R
+    masks: Tensor | None = None  # (k, H, W) bool
+
+    def as_dict(self) -> dict[str, Tensor]:
+        """What a detector returns of an image."""
+        found = {"boxes": self.boxes, "scores": self.scores, "labels": self.labels}
+        return found if self.masks is None else {**found, "masks": self.masks}
 
 
 def select_detections(
     scores: Tensor,  # (R, C) float32
     decode: Callable[[Tensor, Tensor], Tensor],
     shape: tuple[int, int],
+    settings: DetectionSettings,
     *,
-    threshold: float,
-    nms_iou: float,
-    limit: int,
     factors: Tensor | None = None,  # (R,)
+    suppress: Suppression = batched_nms,
 ) -> Detections:
-    """Every (candidate, class) above the threshold is looked at; suppression treats each class apart.
+    """Looks at every (candidate, class) above the threshold; suppresses within each class.
 
     Args:
         scores: of each candidate and class.
         decode: makes boxes (m, 4), pixels, of the indices of m candidates and of their classes.
         shape: height and width of the image, pixels.
-        threshold: lowest score.
-        nms_iou: IoU above which a detection suppresses another of its class.
-        limit: at most this many detections.
+        settings: threshold, suppression and limit.
         factors: multiplied to the scores after the threshold, of an auxiliary head.
+        suppress: chooses among overlapping detections.
     """
-    candidate, label = (scores > threshold).nonzero(as_tuple=True)
+    candidate, label = (scores > settings.score_threshold).nonzero(as_tuple=True)
     score = scores[candidate, label]
     if factors is not None:
         score = score * factors[candidate]
     boxes = clip_boxes_to_image(decode(candidate, label), shape)
     large = remove_small_boxes(boxes, MIN_SIDE)
-    boxes, score, label = boxes[large], score[large], label[large]
-    kept = batched_nms(boxes, score, label, nms_iou)[:limit]
-    return Detections(boxes[kept], score[kept], label[kept])
+    boxes, score, label, candidate = boxes[large], score[large], label[large], candidate[large]
+    kept = suppress(boxes, score, label, settings.nms_iou)[: settings.limit]
+    return Detections(boxes[kept], score[kept], label[kept], candidate[kept])

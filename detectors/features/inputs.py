@@ -1,60 +1,65 @@
 """What a detector accepts: checked once per batch, with one wait for the device, then trusted everywhere below.
 
-n  images    G  ground-truth boxes of an image    C  classes
+n  images    G  objects of an image    M  objects of the batch    C  classes    H, W  pixels
 """
 
-import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torch import Tensor, nn
+
+from ..geometry.layout import padded_sizes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-PADDING = 32  # pixels: the side of an image in a batch is a multiple of this
 
 
-def padded_sizes(image_sizes: Sequence[tuple[int, int]], divisible: int = PADDING) -> list[tuple[int, int]]:
-    """Height and width of each image padded on its own, before the batch's largest pads it further; pixels."""
-    return [
-        (math.ceil(height / divisible) * divisible, math.ceil(width / divisible) * divisible)
-        for height, width in image_sizes
-    ]
+class Batch(NamedTuple):
+    """Images of different sizes as one tensor."""
+
+    pixels: Tensor  # (n, 3, H, W) normalised, padded with zeros below and to the right
+    sizes: list[tuple[int, int]]  # height and width of each image, pixels
+    padded_size: tuple[int, int]  # H and W
 
 
-class NormalizeAndPad(GeneralizedRCNNTransform):
-    """torchvision's transform without its resizing: images come at the size at which they are to be seen.
-
-    Args:
-        size_divisible: the batch is padded with zeros, after normalisation, to multiples of this many pixels.
-    """
+class NormalizeAndPad(nn.Module):
+    """Normalises by ImageNet's mean and deviation, then pads to multiples of `PADDING`. It does not resize."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, size_divisible: int) -> None:
-        super().__init__(0, 0, list(IMAGENET_MEAN), list(IMAGENET_STD), size_divisible)
-        # Buffers move with the model: torchvision copies both lists to the device anew for every image.
+    def __init__(self) -> None:
+        super().__init__()
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
-    def normalize(self, image: Tensor) -> Tensor:
-        return (image - self.mean) / self.std
+    def forward(self, images: Sequence[Tensor]) -> Batch:
+        """Images (3, H, W) in [0, 1] as one padded batch."""
+        padded_size = self.padded_size(images)
+        normalized = [(image - self.mean) / self.std for image in images]
+        pixels = normalized[0].new_zeros(len(images), 3, *padded_size)
+        for place, image in zip(pixels, normalized, strict=True):
+            place[:, : image.shape[-2], : image.shape[-1]].copy_(image)
+        return Batch(pixels, _sizes(images), padded_size)
 
-    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        return image, target
+    @staticmethod
+    def padded_size(images: Sequence[Tensor]) -> tuple[int, int]:
+        """Height and width of the batch of these images, pixels."""
+        height, width = (max(sides) for sides in zip(*padded_sizes(_sizes(images)), strict=True))
+        return height, width
 
-    def forward(
-        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
-    ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
-        """Images (3, H, W) in [0, 1] as one padded batch with their sizes; targets as they are."""
-        return super().forward(images, targets)
+    def restored(self, batch: Batch) -> Tensor:
+        """(n, 3, H, W) in [0, 1]: the batch without its normalisation; the padding has the mean's colour."""
+        return (batch.pixels * self.std + self.mean).clamp(0, 1)
+
+
+def _sizes(images: Sequence[Tensor]) -> list[tuple[int, int]]:
+    return [(image.shape[-2], image.shape[-1]) for image in images]
 
 
 def check_images(images: Sequence[Tensor]) -> list[Tensor]:
-    """The images as plain tensors; ValueError for a batch of none, a wrong shape, or integers."""
+    """The images as plain tensors; ValueError for an empty batch, a wrong shape, or integers."""
     if len(images) == 0:
         raise ValueError("images is empty")
     for i, image in enumerate(images):
@@ -65,56 +70,79 @@ def check_images(images: Sequence[Tensor]) -> list[Tensor]:
     return [image.as_subclass(Tensor) for image in images]
 
 
+def has_area(
+    boxes: Tensor,  # (G, 4)
+) -> Tensor:
+    """(G,) bool: which boxes have a width and a height."""
+    return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+
+
 def check_targets(
     targets: Sequence[Mapping[str, Tensor]] | None,
     images: Sequence[Tensor],
     num_classes: int,
+    *,
+    masks: bool = False,
 ) -> list[dict[str, Tensor]]:
     """Targets of a training step as plain tensors, float32 boxes and int64 labels, without degenerate boxes.
 
     Args:
-        targets: per image "boxes" (G, 4) XYXY in pixels and "labels" (G,) in [0, C).
+        targets: per image "boxes" (G, 4) XYXY in pixels, "labels" (G,) in [0, C) and, with `masks`, "masks" (G, H, W)
+            bool or uint8 of the image's size.
         images: of the same length.
         num_classes: C.
+        masks: whether the detector needs masks; otherwise they are left out.
 
     Raises:
         ValueError: names the target, the key and the value of a wrong length, shape, dtype, label, or of a coordinate
-            that is not finite. A box without width or height is left out in silence: rounding makes them.
+            that is not finite. A box without width or height is left out: rounding makes some.
     """
     if targets is None:
         raise ValueError("targets is None; a model in training mode needs one target per image")
     if len(targets) != len(images):
         raise ValueError(f"targets has {len(targets)} elements for {len(images)} images")
-    checked = []
-    for i, target in enumerate(targets):
-        for key in ("boxes", "labels"):
-            if key not in target:
-                raise ValueError(f"targets[{i}] has no key {key!r}")
-        boxes, labels = target["boxes"].as_subclass(Tensor), target["labels"].as_subclass(Tensor)
-        if boxes.dim() != 2 or boxes.shape[1] != 4:
-            raise ValueError(f"targets[{i}]['boxes'] has shape {tuple(boxes.shape)}, not (G, 4)")
-        if labels.shape != boxes.shape[:1]:
-            raise ValueError(f"targets[{i}]['labels'] has shape {tuple(labels.shape)} for {len(boxes)} boxes")
-        if labels.dtype != torch.int64:
-            raise ValueError(f"targets[{i}]['labels'] is {labels.dtype}, not torch.int64")
-        checked.append({"boxes": boxes.float(), "labels": labels})
-
+    checked = [
+        _check_target(f"targets[{i}]", target, (image.shape[-2], image.shape[-1]), masks)
+        for i, (target, image) in enumerate(zip(targets, images, strict=True))
+    ]
     boxes = torch.cat([target["boxes"] for target in checked])
     labels = torch.cat([target["labels"] for target in checked])
     foreign = (labels < 0) | (labels >= num_classes)
     infinite = ~boxes.isfinite().all(dim=1)
-    degenerate = (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)
-    if not bool((foreign | infinite | degenerate).any()):
+    faults = torch.stack((foreign, infinite, ~has_area(boxes)))  # (3, M)
+    if not bool(faults.any()):
         return checked
 
-    for i, target in enumerate(checked):
-        boxes, labels = target["boxes"], target["labels"]
-        foreign = (labels < 0) | (labels >= num_classes)
+    for i, of_image in enumerate(faults.split([len(target["boxes"]) for target in checked], dim=1)):
+        target, (foreign, infinite, degenerate) = checked[i], of_image
         if foreign.any():
-            raise ValueError(f"targets[{i}]['labels'] holds {labels[foreign][0]}, which is not in [0, {num_classes})")
-        infinite = ~boxes.isfinite().all(dim=1)
+            label = target["labels"][foreign][0]
+            raise ValueError(f"targets[{i}]['labels'] holds {label}, which is not in [0, {num_classes})")
         if infinite.any():
-            raise ValueError(f"targets[{i}]['boxes'] holds {boxes[infinite][0].tolist()}, which is not finite")
-        solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        target["boxes"], target["labels"] = boxes[solid], labels[solid]
+            box = target["boxes"][infinite][0].tolist()
+            raise ValueError(f"targets[{i}]['boxes'] holds {box}, which is not finite")
+        checked[i] = {key: value[~degenerate] for key, value in target.items()}
+    return checked
+
+
+def _check_target(name: str, target: Mapping[str, Tensor], size: tuple[int, int], masks: bool) -> dict[str, Tensor]:
+    """The target as plain tensors of the right shapes and dtypes."""
+    for key in ("boxes", "labels", "masks")[: 3 if masks else 2]:
+        if key not in target:
+            raise ValueError(f"{name} has no key {key!r}")
+    boxes, labels = target["boxes"].as_subclass(Tensor), target["labels"].as_subclass(Tensor)
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{name}['boxes'] has shape {tuple(boxes.shape)}, not (G, 4)")
+    if labels.shape != boxes.shape[:1]:
+        raise ValueError(f"{name}['labels'] has shape {tuple(labels.shape)} for {len(boxes)} boxes")
+    if labels.dtype != torch.int64:
+        raise ValueError(f"{name}['labels'] is {labels.dtype}, not torch.int64")
+    checked = {"boxes": boxes.float(), "labels": labels}
+    if masks:
+        given = target["masks"].as_subclass(Tensor)
+        if tuple(given.shape) != (len(boxes), *size):
+            raise ValueError(f"{name}['masks'] has shape {tuple(given.shape)}, not {(len(boxes), *size)}")
+        if given.dtype not in (torch.bool, torch.uint8):
+            raise ValueError(f"{name}['masks'] is {given.dtype}, not torch.bool or torch.uint8")
+        checked["masks"] = given
     return checked

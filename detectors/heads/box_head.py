@@ -1,21 +1,44 @@
-"""R-CNN head on torchvision's: all proposals train, classes are independent sigmoids, boxes are regressed per class.
+"""Box head of an R-CNN, one stage of it: classes and boxes of RoIs.
 
-R  RoIs of the batch    C  classes    K  classifier outputs: C, or C + 1 with a background    P  positives
+R  RoIs of the batch    F  channels    S  side of a pooled RoI    C  classes    P  positives
+K  classifier outputs: C, or C + 1 with a background
 """
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
-from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
-from ..assignment.max_iou import IGNORED, match_batch, subsample
-from ..detections.select import select_detections
+from ..assignment.max_iou import match_batch
+from ..assignment.sampling import subsample
+from ..assignment.scene import IGNORED
+from ..detections.select import Detections, DetectionSettings, select_detections
 from ..geometry.boxes import BoxCoder
-from ..losses.contract import DetectionLoss, HeadOutputs
+from ..geometry.ground_truth import GroundTruth
+from ..losses.contract import Classification, DetectionLoss, HeadOutputs
+from ..losses.tasks import Boxes
+from .roi_align import PyramidRoIAlign
+
+
+class RoIPredictions(NamedTuple):
+    """What a box head says of RoIs."""
+
+    logits: Tensor  # (R, K)
+    deltas: Tensor  # (R, C, 4) float32
+
+
+class RoISample(NamedTuple):
+    """The proposals that train a box head."""
+
+    proposals: list[Tensor]  # per image (R_i, 4)
+    match: Tensor  # (R,) int64
 
 
 class BoxPredictor(nn.Module):
-    """The two last layers: `outputs` logits and one box per class; a sigmoid classifier starts at a score of one half.
+    """The two last layers: K logits and one box per class. A sigmoid classifier starts at a score of one half.
 
     Args:
         in_channels: features of a RoI.
@@ -36,145 +59,96 @@ class BoxPredictor(nn.Module):
         return self.fc_cls(x), self.fc_reg(x).unflatten(1, (-1, 4))
 
 
-class RoIHeads(TorchvisionRoIHeads):
-    """torchvision's box branch under another loss, matcher, coder and sampler.
+class BoxHead(nn.Module):
+    """Pooling, two hidden layers, and the last layers; the assignment and loss that train them.
 
     Args:
-        box_roi_pool: pools a square of features per RoI.
-        box_head: features (R, in_channels) from the squares.
-        box_predictor: logits and deltas.
-        loss: what they cost; it also says how a logit becomes a score.
-        matcher: assigns proposals to ground truth.
+        pool: pools a square of features per RoI.
+        in_channels: F.
+        width: channels of the hidden layers.
+        num_classes: C.
+        loss: of the outputs; its classifier says whether there is a background.
+        matcher: assigns proposals to objects.
         sampler: None to train on every proposal.
         coder: of the deltas.
-        score_threshold: lowest score of a detection.
-        nms_iou: IoU above which a detection suppresses another of its class.
-        detections_per_image: at most this many.
     """
 
     def __init__(
         self,
-        box_roi_pool: nn.Module,
-        box_head: nn.Module,
-        box_predictor: nn.Module,
+        pool: PyramidRoIAlign,
+        in_channels: int,
+        width: int,
+        num_classes: int,
         *,
         loss: DetectionLoss,
         matcher: Matcher,
         sampler: BalancedPositiveNegativeSampler | None,
         coder: BoxCoder,
-        score_threshold: float,
-        nms_iou: float,
-        detections_per_image: int,
     ) -> None:
-        super().__init__(
-            box_roi_pool,
-            box_head,
-            box_predictor,
-            1.0,
-            0.0,
-            1,
-            1.0,
-            None,
-            score_threshold,
-            nms_iou,
-            detections_per_image,
-        )
+        super().__init__()
+        self.pool = pool
+        self.hidden = TwoMLPHead(in_channels * pool.output_size**2, width)
+        for layer in (self.hidden.fc6, self.hidden.fc7):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.predictor = BoxPredictor(width, num_classes + loss.classifier.background, num_classes)
         self.loss = loss
-        self.proposal_matcher = matcher
-        self.fg_bg_sampler = sampler
-        self.box_coder = coder
-        self.statistics: dict[str, Tensor] = {}  # of the last training step
+        self.matcher = matcher
+        self.sampler = sampler
+        self.coder = coder
 
     def forward(
         self,
-        features: dict[str, Tensor],
-        proposals: list[Tensor],
-        image_shapes: list[tuple[int, int]],
-        targets: list[dict[str, Tensor]] | None = None,
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Detections of each image in evaluation, the terms "loss_roi_*" in training; the other of the two is empty."""
-        match = None
-        if self.training:
-            assert targets is not None
-            proposals, match = self.training_proposals(proposals, targets)
-        pooled = self.box_roi_pool(features, proposals, image_shapes)
-        logits, deltas = self.box_predictor(self.box_head(pooled))
-        deltas = deltas.float()
-        if match is None:
-            found = self.postprocess_detections(logits, deltas, proposals, image_shapes)
-            return [{"boxes": b, "scores": s, "labels": c} for b, s, c in zip(*found, strict=True)], {}
-        assert targets is not None
-        terms, statistics = self.loss(self.head_outputs(logits, deltas, torch.cat(proposals), match, targets))
-        self.statistics = {f"{name}_roi": value for name, value in statistics.items()}
-        return [], {f"loss_roi_{name}": term for name, term in terms.items()}
+        features: Mapping[str, Tensor],  # levels by name, (n, F, H, W)
+        proposals: Sequence[Tensor],  # per image (R_i, 4) float32 pixels
+    ) -> RoIPredictions:
+        """Logits and deltas of the RoIs, in the order of the proposals."""
+        logits, deltas = self.predictor(self.hidden(self.pool(features, proposals)))
+        return RoIPredictions(logits, deltas.float())
 
     @torch.no_grad()
-    def training_proposals(
-        self,
-        proposals: list[Tensor],  # per image (R_i, 4)
-        targets: list[dict[str, Tensor]],
-    ) -> tuple[list[Tensor], Tensor]:
-        """Proposals with the ground truth among them, and the match (R,) of all, counted as `match_batch` does."""
-        truths = [target["boxes"] for target in targets]
-        proposals = self.add_gt_proposals(proposals, truths)
-        matches = subsample(self.fg_bg_sampler, match_batch(self.proposal_matcher, proposals, truths))
-        if self.fg_bg_sampler is not None:
+    def sample(self, proposals: Sequence[Tensor], truth: GroundTruth) -> RoISample:
+        """The proposals with the objects' own boxes behind them, sampled where there is a sampler, and their match."""
+        boxes = [torch.cat(pair) for pair in zip(proposals, truth.boxes, strict=True)]
+        matches = subsample(self.sampler, match_batch(self.matcher, boxes, list(truth.boxes)))
+        if self.sampler is not None:
             kept = [match != IGNORED for match in matches]
-            proposals = [boxes[keep] for boxes, keep in zip(proposals, kept, strict=True)]
+            boxes = [of_image[keep] for of_image, keep in zip(boxes, kept, strict=True)]
             matches = [match[keep] for match, keep in zip(matches, kept, strict=True)]
-        return proposals, torch.cat(matches)
+        return RoISample(boxes, torch.cat(matches))
 
-    def head_outputs(
-        self,
-        logits: Tensor,  # (R, K)
-        deltas: Tensor,  # (R, C, 4)
-        proposals: Tensor,  # (R, 4)
-        match: Tensor,  # (R,)
-        targets: list[dict[str, Tensor]],
-    ) -> HeadOutputs:
+    def outputs(self, predictions: RoIPredictions, sample: RoISample, truth: GroundTruth) -> HeadOutputs:
         """Predictions beside their truths, boxes in pixels; of each positive the box of its class."""
-        positive = (match >= 0).nonzero().squeeze(1)
-        truth = match[positive]
-        label = torch.cat([target["labels"] for target in targets])[truth]
-        return HeadOutputs(
-            logits=[logits],
-            ignore=None,
-            index=positive * logits.shape[1] + label,
-            rows=logits.detach()[positive],
+        logits, deltas = predictions
+        positive = (sample.match >= 0).nonzero().squeeze(1)  # (P,)
+        matched = sample.match[positive]
+        label = truth.all_labels[matched]
+        boxes = Boxes(
             deltas=deltas[positive, label],
-            references=proposals[positive],
-            truths=torch.cat([target["boxes"] for target in targets])[truth],
-            coder=self.box_coder,
+            references=torch.cat(sample.proposals)[positive],
+            truths=truth.all_boxes[matched],
+            coder=self.coder,
         )
+        index = positive * logits.shape[1] + label
+        return HeadOutputs(Classification([logits], None, index, logits.detach()[positive]), {"bbox": boxes})
 
-    def postprocess_detections(
+    def detect(
         self,
-        class_logits: Tensor,  # (R, K)
-        box_regression: Tensor,  # (R, C, 4)
-        proposals: list[Tensor],  # per image (R_i, 4)
-        image_shapes: list[tuple[int, int]],
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Per image boxes (k, 4), scores (k,) and labels (k,), by descending score; see `select_detections`."""
+        predictions: RoIPredictions,
+        proposals: Sequence[Tensor],  # per image (R_i, 4)
+        image_sizes: Sequence[tuple[int, int]],
+        settings: DetectionSettings,
+    ) -> list[Detections]:
+        """The detections of each image."""
         counts = [len(boxes) for boxes in proposals]
-        per_image = zip(
-            self.loss.scores(class_logits).split(counts),
-            box_regression.split(counts),
-            proposals,
-            image_shapes,
-            strict=True,
-        )
-        found = [
+        scores = self.loss.classifier.scores(predictions.logits)  # (R, C)
+        per_image = zip(scores.split(counts), predictions.deltas.split(counts), proposals, image_sizes, strict=True)
+        return [
             select_detections(
-                scores,
-                lambda roi, label, deltas=deltas, rois=rois: self.box_coder.decode_single(
-                    deltas[roi, label], rois[roi]
-                ),
+                of_image,
+                lambda roi, label, deltas=deltas, rois=rois: self.coder.decode_single(deltas[roi, label], rois[roi]),
                 shape,
-                threshold=self.score_thresh,
-                nms_iou=self.nms_thresh,
-                limit=self.detections_per_img,
+                settings,
             )
-            for scores, deltas, rois, shape in per_image
+            for of_image, deltas, rois, shape in per_image
         ]
-        boxes, scores, labels = (list(part) for part in zip(*found, strict=True))
-        return boxes, scores, labels

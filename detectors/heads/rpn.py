@@ -1,148 +1,118 @@
-"""Region proposal network on torchvision's: all anchors train, and the pyramid's logits are never concatenated.
+"""Region proposal network: all anchors train, and the logits of the pyramid are never concatenated.
 
-n  images    A  anchors per cell    L  levels    N  anchors of an image    P  positives of the batch
+n  images    A  anchors per cell    N  anchors of an image    P  positives of the batch    H, W  cells of a level
+k  candidates or proposals of an image
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import RegionProposalNetwork as TorchvisionRPN
+from torch import Tensor, nn
 from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from rst.kernels import gather_levels
 
 from ..assignment.anchors import AnchorGenerator
-from ..assignment.max_iou import IGNORED, match_batch, subsample
-from ..features.inputs import PADDING
+from ..assignment.scene import IGNORED, Assigner, Predictions, Scene
 from ..geometry.boxes import BoxCoder, to_unit_frame
-from ..geometry.layout import MapLayout
-from ..losses.contract import DetectionLoss, HeadOutputs
+from ..losses.contract import Classification, DetectionLoss, HeadOutputs
+from ..losses.tasks import Boxes
+from .decode import decode_boxes
+
+MIN_SIDE = 1e-3  # pixels: torchvision's bound on a proposal's width and height
 
 
-class RegionProposalNetwork(TorchvisionRPN):
-    """torchvision's RPN and its proposal filter, under another loss, matcher, coder and sampler.
+@dataclass(frozen=True)
+class ProposalSettings:
+    """How many proposals an RPN makes of an image.
 
     Args:
-        anchor_generator: the anchors of every level.
-        head: torchvision's, or one with the same outputs: per level logits (n, A, H, W) and deltas (n, 4 A, H, W).
-        loss: what the outputs cost.
-        matcher: assigns anchors to ground truth.
-        sampler: None to train on every anchor that is not ignored.
-        coder: of the deltas.
-        pre_nms: candidates kept per level before NMS, {"training": ..., "testing": ...}.
-        post_nms: proposals kept per image, likewise.
+        train_pre_nms, test_pre_nms: candidates per level before the suppression.
+        train_limit, test_limit: proposals per image after it.
         nms_iou: IoU above which a proposal suppresses another of its level.
     """
 
-    head: RPNHead
+    train_pre_nms: int = 2000
+    train_limit: int = 1000
+    test_pre_nms: int = 1000
+    test_limit: int = 1000
+    nms_iou: float = 0.7
+
+
+class RegionProposalNetwork(nn.Module):
+    """Objectness and boxes of every anchor, and the proposals made of them.
+
+    Args:
+        head: torchvision's, or one with the same outputs: per level logits (n, A, H, W) and deltas (n, 4 A, H, W).
+        anchors: of every level.
+        assigner: decides which anchors are positives.
+        loss: of the outputs.
+        coder: of the deltas.
+        proposals: how many.
+    """
 
     def __init__(
         self,
-        anchor_generator: AnchorGenerator,
         head: RPNHead,
+        anchors: AnchorGenerator,
         *,
+        assigner: Assigner,
         loss: DetectionLoss,
-        matcher: Matcher,
-        sampler: BalancedPositiveNegativeSampler | None,
         coder: BoxCoder,
-        pre_nms: dict[str, int],
-        post_nms: dict[str, int],
-        nms_iou: float,
+        proposals: ProposalSettings,
     ) -> None:
-        # What torchvision would build itself, from thresholds and sizes, is replaced below.
-        super().__init__(anchor_generator, head, 1.0, 0.0, 1, 1.0, pre_nms, post_nms, nms_iou)
-        self.anchor_generator = anchor_generator
+        super().__init__()
+        self.head = head
+        self.anchors = anchors
+        self.assigner = assigner
         self.loss = loss
-        self.proposal_matcher = matcher
-        self.fg_bg_sampler = sampler
-        self.box_coder = coder
-        self.statistics: dict[str, Tensor] = {}  # of the last training step
+        self.coder = coder
+        self.proposals = proposals
 
-    def forward(
-        self,
-        images: ImageList,
-        features: Mapping[str, Tensor],
-        targets: list[dict[str, Tensor]] | None = None,
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Proposals per image, (k, 4) float32 pixels by descending score, and in training the terms "loss_rpn_*"."""
-        maps = list(features.values())
-        logit_maps, delta_maps = self.head(maps)
-        logits = [level.flatten(1) for level in logit_maps]  # L of (n, A H W)
-        deltas = torch.cat(  # (n, N, 4)
-            [level.unflatten(1, (-1, 4)).movedim(2, -1).flatten(1, 3) for level in delta_maps], dim=1
-        ).float()
-        anchors = self.anchor_generator(images, maps)[0]  # (N, 4), the same for every image
-        proposals = self.propose(logits, deltas, anchors, images)
-        if not self.training:
-            return proposals, {}
-        assert targets is not None
-        match = self.assign(anchors, images, maps, targets)
-        truths = torch.cat([target["boxes"] for target in targets])
-        layout = MapLayout.of(maps, self.anchor_generator.num_anchors_per_location()[0])
-        terms, statistics = self.loss(self.head_outputs(logits, deltas, anchors, layout, match, truths))
-        self.statistics = {f"{name}_rpn": value for name, value in statistics.items()}
-        return proposals, {f"loss_rpn_{name}": term for name, term in terms.items()}
+    def forward(self, maps: Sequence[Tensor]) -> Predictions:
+        """Maps of logits and deltas from the levels (n, F, H, W) of a pyramid."""
+        return Predictions(*self.head(list(maps)))
 
     @torch.no_grad()
-    def propose(
-        self,
-        logits: list[Tensor],  # L of (n, A H W)
-        deltas: Tensor,  # (n, N, 4)
-        anchors: Tensor,  # (N, 4)
-        images: ImageList,
-    ) -> list[Tensor]:
-        """The best anchors of each level, decoded, clipped and freed of duplicates: per image (k, 4) pixels."""
-        scores, indices, first = [], [], 0
-        for level in logits:
-            best, index = level.topk(min(self.pre_nms_top_n(), level.shape[1]), dim=1)
-            scores.append(best.float())
-            indices.append(index + first)
-            first += level.shape[1]
-        kept = torch.cat(indices, dim=1)  # (n, k)
-        boxes = self.box_coder.decode_single(deltas.gather(1, kept[..., None].expand(-1, -1, 4)), anchors[kept])
-        sizes = [index.shape[1] for index in indices]
-        return self.filter_proposals(boxes, torch.cat(scores, dim=1), images.image_sizes, sizes)[0]
+    def propose(self, predictions: Predictions, scene: Scene) -> list[Tensor]:
+        """The best anchors of each level, decoded, clipped, without duplicates: per image (k, 4) float32 pixels."""
+        settings, training = self.proposals, self.training
+        pre_nms = settings.train_pre_nms if training else settings.test_pre_nms
+        limit = settings.train_limit if training else settings.test_limit
+        levels = zip(*predictions, scene.anchors.split(scene.layout.counts), strict=True)
+        scores, boxes = [], []
+        for logits, deltas, anchors in levels:
+            best, chosen = logits.flatten(1).topk(min(pre_nms, len(anchors)), dim=1)  # (n, k)
+            scores.append(best.float().sigmoid())
+            boxes.append(decode_boxes(deltas, anchors, chosen, scene.layout, self.coder))
+        level = torch.cat([torch.full(s.shape[1:], i, device=s.device) for i, s in enumerate(scores)])
+        per_image = zip(torch.cat(boxes, 1), torch.cat(scores, 1), scene.image_sizes, strict=True)
+        return [self._best(*of_image, level, limit) for of_image in per_image]
 
-    @torch.no_grad()
-    def assign(
-        self,
-        anchors: Tensor,  # (N, 4)
-        images: ImageList,
-        maps: list[Tensor],
-        targets: list[dict[str, Tensor]],
-    ) -> Tensor:
-        """The match of each anchor of each image, (n, N) int64, with ground truths counted through the batch."""
-        truths = [target["boxes"] for target in targets]
-        matches = match_batch(self.proposal_matcher, [anchors] * len(truths), truths)
-        outside = self.anchor_generator.outside(images, maps, PADDING)
-        if outside is not None:
-            matches = [m.masked_fill(o, IGNORED) for m, o in zip(matches, outside, strict=True)]
-        return torch.stack(subsample(self.fg_bg_sampler, matches))
+    def _best(self, boxes: Tensor, scores: Tensor, shape: tuple[int, int], level: Tensor, limit: int) -> Tensor:
+        """The proposals of one image by descending score; a NaN is none."""
+        boxes = clip_boxes_to_image(boxes, shape)
+        kept = remove_small_boxes(boxes, MIN_SIDE)
+        kept = kept[scores[kept] >= 0]
+        kept = kept[batched_nms(boxes[kept], scores[kept], level[kept], self.proposals.nms_iou)]
+        return boxes[kept[:limit]]
 
-    def head_outputs(
-        self,
-        logits: list[Tensor],  # L of (n, A H W)
-        deltas: Tensor,  # (n, N, 4)
-        anchors: Tensor,  # (N, 4)
-        layout: MapLayout,
-        match: Tensor,  # (n, N)
-        truths: Tensor,  # (all ground truth, 4)
-    ) -> HeadOutputs:
+    def outputs(self, predictions: Predictions, scene: Scene) -> HeadOutputs:
         """Predictions beside their truths, boxes in the frame of their anchor (as in the paper's code)."""
+        with torch.no_grad():
+            match = self.assigner(scene, predictions)  # (n, N)
         image, anchor = (match >= 0).nonzero(as_tuple=True)
-        positives = anchors[anchor]
-        index = layout.place(image, anchor, channels=1).squeeze(1)
+        positives = scene.anchors[anchor]  # (P, 4)
+        index = scene.layout.place(image, anchor, channels=1).squeeze(1)
+        logits = [level.flatten(1) for level in predictions.logits]  # (n, A H W)
         own = gather_levels([level.detach() for level in logits], index)  # (P,)
-        return HeadOutputs(
-            logits=logits,
-            ignore=[part == IGNORED for part in match.split([level.shape[1] for level in logits], dim=1)],
-            index=index,
-            rows=own[:, None],
-            deltas=deltas[image, anchor],
+        boxes = Boxes(
+            deltas=gather_levels(predictions.deltas, scene.layout.place(image, anchor, channels=4)).float(),
             references=positives.new_tensor([-0.5, -0.5, 0.5, 0.5]).expand_as(positives),
-            truths=to_unit_frame(truths[match[image, anchor]], positives),
-            coder=self.box_coder,
+            truths=to_unit_frame(scene.truth.all_boxes[match[image, anchor]], positives),
+            coder=self.coder,
         )
+        ignore = [level == IGNORED for level in match.split(scene.layout.counts, dim=1)]
+        return HeadOutputs(Classification(logits, ignore, index, own[:, None]), {"bbox": boxes})

@@ -1,92 +1,142 @@
-"""What a head hands over and what a loss makes of it: the contract between the detectors and their losses.
+"""What a head hands over and what a loss makes of it: the contract between the heads and their losses.
 
     P  positives of the batch    N  candidates of the batch (anchors, RoIs)    K  outputs per candidate    C  classes
 
-A head fills in a `HeadOutputs`; a `DetectionLoss` turns it into named terms, and statistics beside them. All terms are
-float32 scalars, attached to the graph even where there is no positive, so that every parameter has a gradient (of zero)
-in every step.
+A head fills in `HeadOutputs`: what is ranked, what is localised, and which task labels the ranking. A `DetectionLoss`
+computes the terms, and `head_losses` puts them together. All terms are float32 scalars, attached to the graph even
+where there is no positive, so that every parameter has a gradient (of zero) in every step.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rst.kernels import SparseTargets, gather_levels
 
-from ..geometry.boxes import BoxCoder, paired_iou
+from .classifiers import Classifier, Sigmoid
+from .statistics import head_statistics
+from .tasks import Task
+
+NO_BALANCE: Mapping[str, Tensor] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class HeadOutputs:
-    """One head's predictions for one batch, next to what they should be."""
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """What is ranked: the logits of one head for one batch, and which of them are positives."""
 
-    logits: Sequence[Tensor]  # parts (pyramid levels) of any shape that form one problem
+    logits: Sequence[Tensor]  # levels of any shape that form one problem
     ignore: Sequence[Tensor] | None  # bool, shapes of `logits`: neither positive nor negative; None: nothing is ignored
     index: Tensor  # (P,) int64, the positives' own logits in the concatenation of the raveled `logits`
-    rows: Tensor  # (P, K) all logits of the positives' candidates, detached
-    deltas: Tensor  # (P, 4) float32 predicted box codes
-    references: Tensor  # (P, 4) float32 boxes that the codes refer to
-    truths: Tensor  # (P, 4) float32 matched ground truth, in the frame of the references
-    coder: BoxCoder
-    centerness: Tensor | None = (
-        None  # (P,) logits of a head that predicts how central its anchor is; None: there is none
-    )
-
-    @cached_property
-    def boxes(self) -> Tensor:
-        """The predicted boxes of the positives, (P, 4)."""
-        return self.coder.decode_single(self.deltas, self.references)
-
-    @cached_property
-    def quality(self) -> Tensor:
-        """IoU of each predicted box with its ground truth, (P,), detached: the labels of a ranking that sorts."""
-        return paired_iou(self.boxes.detach(), self.truths)
-
-    @property
-    def targets(self) -> SparseTargets:
-        """The positives with their IoU, as a ranking loss takes them."""
-        return SparseTargets(self.index, self.quality, self.ignore)
+    candidate_logits: Tensor  # (P, K) all logits of the positives' candidates, detached
 
     def positive_logits(self) -> Tensor:
         """The positives' own logits, (P,), detached."""
-        return gather_levels([part.detach() for part in self.logits], self.index)
+        return gather_levels([level.detach() for level in self.logits], self.index)
 
     def negatives(self, background: int = 0) -> Tensor:
-        """How many logits are neither positive nor ignored, (), those of a `background` output left out."""
-        logits = sum(part.numel() for part in self.logits)
-        logits -= logits // self.rows.shape[1] * background
+        """How many logits are neither positive nor ignored, (), without those of `background` outputs."""
+        logits = sum(level.numel() for level in self.logits)
+        logits -= logits // self.candidate_logits.shape[1] * background
         count = torch.full((), logits - len(self.index), device=self.index.device)
-        return count if self.ignore is None else count - torch.stack([part.sum() for part in self.ignore]).sum()
+        return count if self.ignore is None else count - torch.stack([level.sum() for level in self.ignore]).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class HeadOutputs:
+    """The predictions of one head for one batch, beside what they should be.
+
+    Args:
+        classification: what is ranked.
+        tasks: what is localised, by short name ("bbox", "mask"): the name of its term.
+        labelled_by: the task whose quality labels the ranking.
+
+    Raises:
+        ValueError: where that task does not exist, or does not cover every positive.
+    """
+
+    classification: Classification
+    tasks: Mapping[str, Task]
+    labelled_by: str = "bbox"
+
+    def __post_init__(self) -> None:
+        if self.labelled_by not in self.tasks:
+            raise ValueError(f"labelled_by={self.labelled_by!r} is not one of the tasks {', '.join(self.tasks)}")
+        positives = len(self.classification.index)
+        for name, task in self.tasks.items():
+            covered = positives if task.kept is None else len(task.kept)
+            if len(task.output) != covered:
+                raise ValueError(f"tasks[{name!r}] has {len(task.output)} predictions for {covered} positives")
+        if self.tasks[self.labelled_by].kept is not None:
+            raise ValueError(f"labelled_by={self.labelled_by!r}: a task of only some positives cannot label all")
+
+    @property
+    def quality(self) -> Tensor:
+        """The labels of the positives, (P,) in [0, 1], detached."""
+        return self.tasks[self.labelled_by].quality
+
+    @property
+    def targets(self) -> SparseTargets:
+        """The positives with their quality, as a ranking loss takes them."""
+        return SparseTargets(self.classification.index, self.quality, self.classification.ignore)
 
 
 class HeadLosses(NamedTuple):
     """What a `DetectionLoss` returns."""
 
-    terms: dict[str, Tensor]  # to be added, by short name ("rank", "cls", "bbox")
+    terms: dict[str, Tensor]  # () float32 each, to be added, by short name ("rank", "cls", "bbox")
     statistics: dict[str, Tensor]  # of `head_statistics`
 
 
-class DetectionLoss(ABC):
-    """A classification and a box loss that belong together."""
+class DetectionLoss(nn.Module, ABC):
+    """A classification loss and the localisation losses beside it. It sees `HeadOutputs` and returns `HeadLosses`."""
 
-    background: ClassVar[int] = 0  # outputs of the classifier beyond the classes; 1 for a softmax, the last one
-
-    def scores(self, logits: Tensor) -> Tensor:
-        """Scores in [0, 1] of the classes, (N, C) float32, from logits (N, C + background)."""
-        return logits.float().sigmoid()
+    classifier: ClassVar[Classifier] = Sigmoid()  # which kind of classifier it trains
 
     @abstractmethod
-    def __call__(self, outputs: HeadOutputs) -> HeadLosses:
-        """The terms, and what they tell besides."""
+    def forward(self, outputs: HeadOutputs) -> HeadLosses:
+        """The terms and the statistics of one head; implementations end in `head_losses`."""
 
 
-def refuse(loss: str, reason: str, **options: Any) -> None:
-    """ValueError for the first of `options` that is not None: switches that `loss` does not have, for that reason."""
-    for name, value in options.items():
-        if value is not None:
-            raise ValueError(f"{name}={value!r} does not go with loss={loss!r}, {reason}")
+def head_losses(
+    outputs: HeadOutputs,
+    classification: Mapping[str, Tensor],
+    localisation: Mapping[str, Tensor],
+    *,
+    weight: float = 1.0,
+    balance: Mapping[str, Tensor] = NO_BALANCE,
+    scores: Tensor | None = None,
+    background: int = 0,
+) -> HeadLosses:
+    """Puts the terms of a head together and adds its statistics.
+
+    Args:
+        outputs: of the head.
+        classification: its terms by name, () each.
+        localisation: one term for each task, () each, by the name of the task.
+        weight: of all terms.
+        balance: the factor that a task was balanced with, () each, by the name of the task. It goes to the statistics:
+            as "balance" for the task that labels the ranking, as "balance_NAME" for another.
+        scores: (P,) what the correlation with the quality is computed from; None: the positives' own logits.
+        background: outputs of the classifier beyond its classes.
+
+    Raises:
+        ValueError: where a task has no term, or a term no task.
+    """
+    if localisation.keys() != outputs.tasks.keys():
+        raise ValueError(f"terms of {list(localisation)} for the tasks {list(outputs.tasks)}: each task needs its own")
+    ranked = outputs.classification
+    factors = {"balance" if name == outputs.labelled_by else f"balance_{name}": f for name, f in balance.items()}
+    return HeadLosses(
+        {name: weight * term for name, term in {**classification, **localisation}.items()},
+        head_statistics(
+            ranked.negatives(background),
+            ranked.positive_logits() if scores is None else scores,
+            outputs.quality,
+            **factors,
+        ),
+    )

@@ -3,23 +3,26 @@
 P  positives of the batch    N  candidates of the batch (anchors, RoIs)    C  classes
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .contract import DetectionLoss, HeadLosses, HeadOutputs
-from .statistics import head_statistics
+from .classifiers import Softmax
+from .contract import DetectionLoss, HeadLosses, HeadOutputs, head_losses
+from .tasks import Boxes, Masks
 
 
-def _smooth_l1(outputs: HeadOutputs, candidates: int, beta: float) -> Tensor:
-    targets = outputs.coder.encode_single(outputs.truths, outputs.references)
-    return F.smooth_l1_loss(outputs.deltas, targets, beta=beta, reduction="sum") / max(candidates, 1)
+def _localisation(outputs: HeadOutputs, candidates: int, beta: float) -> dict[str, Tensor]:
+    """Smooth L1 of boxes over all sampled candidates, cross-entropy of masks over their cells."""
+    terms = {}
+    for name, task in outputs.tasks.items():
+        if isinstance(task, Boxes):
+            terms[name] = task.smooth_l1(beta) / max(candidates, 1)
+        elif isinstance(task, Masks):
+            terms[name] = task.cross_entropy()
+    return terms
 
 
-@dataclass(frozen=True)
 class BinaryCrossEntropy(DetectionLoss):
     """Sigmoid cross-entropy and smooth L1, both a mean over all sampled candidates: a standard RPN.
 
@@ -27,43 +30,47 @@ class BinaryCrossEntropy(DetectionLoss):
         beta: |error| of a delta at which smooth L1 turns linear.
     """
 
-    beta: float = 1 / 9
+    def __init__(self, beta: float = 1 / 9) -> None:
+        super().__init__()
+        self.beta = beta
 
-    def __call__(self, outputs: HeadOutputs) -> HeadLosses:
-        logits = torch.cat([part.flatten() for part in outputs.logits])
+    def forward(self, outputs: HeadOutputs) -> HeadLosses:
+        ranked = outputs.classification
+        logits = torch.cat([level.flatten() for level in ranked.logits])
         truth = torch.zeros_like(logits, dtype=torch.float32)
-        truth[outputs.index] = 1
-        if outputs.ignore is not None:
-            sampled = (~torch.cat([part.flatten() for part in outputs.ignore])).nonzero().squeeze(1)
+        truth[ranked.index] = 1
+        if ranked.ignore is not None:
+            sampled = (~torch.cat([level.flatten() for level in ranked.ignore])).nonzero().squeeze(1)
             logits, truth = logits[sampled], truth[sampled]
         entropy = F.binary_cross_entropy_with_logits(logits.float(), truth, reduction="sum")
-        terms = {"cls": entropy / max(len(logits), 1), "bbox": _smooth_l1(outputs, len(logits), self.beta)}
-        return HeadLosses(terms, head_statistics(outputs.negatives(), outputs.positive_logits(), outputs.quality))
+        terms = _localisation(outputs, len(logits), self.beta)
+        return head_losses(outputs, {"cls": entropy / max(len(logits), 1)}, terms)
 
 
-@dataclass(frozen=True)
 class SoftmaxCrossEntropy(DetectionLoss):
     """Softmax over the classes and a background behind them, and smooth L1: a standard R-CNN head.
 
-    It takes `logits` of one part, (N, C + 1), of candidates that were sampled before and so ignores none.
+    It takes `logits` of one level, (N, C + 1), of candidates that were sampled before. It ignores none.
 
     Args:
         beta: |error| of a delta at which smooth L1 turns linear.
     """
 
-    background: ClassVar[int] = 1
-    beta: float = 1.0
+    classifier = Softmax()
 
-    def scores(self, logits: Tensor) -> Tensor:
-        return logits.float().softmax(dim=1)[:, :-1]
+    def __init__(self, beta: float = 1.0) -> None:
+        super().__init__()
+        self.beta = beta
 
-    def __call__(self, outputs: HeadOutputs) -> HeadLosses:
-        (logits,) = outputs.logits
+    def forward(self, outputs: HeadOutputs) -> HeadLosses:
+        ranked = outputs.classification
+        (logits,) = ranked.logits
         candidates, outputs_each = logits.shape
         labels = torch.full((candidates,), outputs_each - 1, device=logits.device)
-        label = outputs.index % outputs_each  # (P,)
-        labels[outputs.index // outputs_each] = label
+        label = ranked.index % outputs_each  # (P,)
+        labels[ranked.index // outputs_each] = label
         entropy = F.cross_entropy(logits.float(), labels, reduction="sum") / max(candidates, 1)
-        terms = {"cls": entropy, "bbox": _smooth_l1(outputs, candidates, self.beta)}
-        scores = outputs.rows.float().log_softmax(dim=1).gather(1, label[:, None]).squeeze(1)  # (P,)
-        return HeadLosses(terms, head_statistics(outputs.negatives(self.background), scores, outputs.quality))
+        scores = ranked.candidate_logits.float().log_softmax(dim=1).gather(1, label[:, None]).squeeze(1)  # (P,)
+        terms = _localisation(outputs, candidates, self.beta)
+        background = self.classifier.background
+        return head_losses(outputs, {"cls": entropy}, terms, scores=scores, background=background)

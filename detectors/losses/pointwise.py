@@ -1,14 +1,13 @@
-"""The score-based twins of a dense head: focal loss and quality focal loss, which look at one logit at a time.
+"""The score-based baselines of a dense head: focal loss and quality focal loss, which look at one logit at a time.
 
-    M  logits of the batch    P  positives
+    P  positives of the batch
 
-Both start from every logit as a negative and then exchange the few positives, so that no target of the size of the
-logits is made; the gradient of the negatives is recomputed in backward from the logits alone. That is as lean as the
-ranking losses are, and as fast as torch operators get: the twin is no straw man.
+Both sum over all logits as if they were negatives, and then exchange the few positives. No target of the size of the
+logits is made, and backward computes the gradient of the negatives from the logits alone. So the baselines are as lean
+as the ranking losses, and as fast as torch operators allow.
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,14 +19,14 @@ from torch.nn import functional as F
 from rst.kernels import gather_levels
 
 from .contract import DetectionLoss, HeadLosses, HeadOutputs
-from .localisation import BoxLoss, positives_of_a_process
+from .localisation import Localisation, positives_of_a_process
 
-# What score-based one-stage detectors have in common (GFL: lambda of the boxes 2, weighted by score).
-TUNED = BoxLoss(balance=2.0, shared=True)
+# Score-based one-stage detectors tune lambda of the boxes; GFL has 2, and weights them by score.
+TUNED = Localisation(balance=2.0, shared=True)
 
 
 class _NegativeSum(Function):
-    """Sum over the logits of p^gamma * softplus(s), the focal loss of a negative; p = sigmoid(s). Ignored ones: 0."""
+    """Sum over the logits of p^gamma * softplus(s), the focal loss of a negative; p = sigmoid(s). Ignored logits: 0."""
 
     @staticmethod
     def forward(ctx: Any, gamma: float, ignore: Tensor | None, logits: Tensor) -> Tensor:
@@ -53,55 +52,54 @@ class _NegativeSum(Function):
 
 
 def negative_sum(logits: Tensor, ignore: Tensor | None, gamma: float) -> Tensor:
-    """() float32: the sum over the logits, of any shape, of sigmoid(s)^gamma * softplus(s), but for ignored ones."""
+    """() float32: the sum of sigmoid(s)^gamma * softplus(s) over all logits that are not ignored; any shape."""
     return _NegativeSum.apply(gamma, ignore, logits)
 
 
-@dataclass(frozen=True)
 class PointwiseLoss(DetectionLoss):
-    """A classification loss that is a sum over the logits, over the number of positives, and GIoU beside it.
+    """A classification loss that is a sum over the logits divided by the number of positives, and GIoU beside it.
 
-    With several processes the number is the mean of theirs, as published.
+    With several processes the number is the mean of their numbers, as published.
 
     Args:
-        gamma: exponent that plays down the easy negatives.
+        localisation: weighting and balance of the tasks.
+        gamma: exponent that reduces the weight of easy negatives.
         negative_weight: factor of the negatives.
-        box: weighting and balance of the boxes.
     """
 
-    gamma: float = 2.0
-    negative_weight: float = 1.0
-    box: BoxLoss = TUNED
+    def __init__(self, localisation: Localisation = TUNED, gamma: float = 2.0, negative_weight: float = 1.0) -> None:
+        super().__init__()
+        self.localisation, self.gamma, self.negative_weight = localisation, gamma, negative_weight
 
     @abstractmethod
     def positive(self, logits: Tensor, quality: Tensor) -> Tensor:
-        """The losses (P,) of the positives from their logits and the IoU of their boxes, (P,) each."""
+        """The losses (P,) of the positives from their logits and their quality, (P,) each."""
 
-    def __call__(self, outputs: HeadOutputs) -> HeadLosses:
-        ignores = [None] * len(outputs.logits) if outputs.ignore is None else outputs.ignore
-        pairs = zip(outputs.logits, ignores, strict=True)
-        negatives = torch.stack([negative_sum(part, ignore, self.gamma) for part, ignore in pairs]).sum()
-        own = gather_levels(outputs.logits, outputs.index).float()  # (P,)
+    def forward(self, outputs: HeadOutputs) -> HeadLosses:
+        ranked = outputs.classification
+        ignore = [None] * len(ranked.logits) if ranked.ignore is None else ranked.ignore
+        pairs = zip(ranked.logits, ignore, strict=True)
+        negatives = torch.stack([negative_sum(level, ignored, self.gamma) for level, ignored in pairs]).sum()
+        own = gather_levels(ranked.logits, ranked.index).float()  # (P,)
         exchanged = self.positive(own, outputs.quality).sum()
         as_negatives = own.sigmoid().pow(self.gamma) * F.softplus(own)
         total = self.negative_weight * (negatives - as_negatives.sum()) + exchanged
-        return self.box.beside({"cls": total / positives_of_a_process(outputs)}, outputs)
+        return self.localisation.losses(outputs, {"cls": total / positives_of_a_process(outputs)})
 
 
-@dataclass(frozen=True)
 class Focal(PointwiseLoss):
     """Sigmoid focal loss (Lin et al., ICCV 2017): alpha = 0.25 for positives, 1 - alpha for negatives, gamma = 2."""
 
-    negative_weight: float = 0.75
+    def __init__(self, localisation: Localisation = TUNED, gamma: float = 2.0, negative_weight: float = 0.75) -> None:
+        super().__init__(localisation, gamma, negative_weight)
 
     def positive(self, logits: Tensor, quality: Tensor) -> Tensor:
-        del quality  # a positive is a positive
+        del quality  # every positive has the same target
         return (1 - self.negative_weight) * (-logits).sigmoid().pow(self.gamma) * F.softplus(-logits)
 
 
-@dataclass(frozen=True)
 class QualityFocal(PointwiseLoss):
-    """Quality focal loss (Li et al., NeurIPS 2020, Eq. 4): a positive's score is to be its IoU; `gamma` is beta."""
+    """Quality focal loss (Li et al., NeurIPS 2020, Eq. 4): a positive's target is its quality; `gamma` is beta."""
 
     def positive(self, logits: Tensor, quality: Tensor) -> Tensor:
         distance = (quality - logits.sigmoid()).abs()

@@ -1,66 +1,63 @@
-"""The recipes that train by ranking, on the losses of `rst.kernels`: Rank & Sort, AP loss, aLRP loss.
-
-P  positives of the batch
-"""
-
-from dataclasses import dataclass
-
-from torch import nn
+"""The recipes that train by ranking, on the losses of `rst.kernels`: Rank & Sort, AP loss, aLRP loss."""
 
 from rst.kernels import SelfBalance, alrp, average_precision, rank_sort
 
-from ..geometry.boxes import paired_giou
-from .contract import DetectionLoss, HeadLosses, HeadOutputs
-from .localisation import BoxLoss
-from .statistics import head_statistics
+from .contract import DetectionLoss, HeadLosses, HeadOutputs, head_losses
+from .localisation import Localisation
+from .tasks import Boxes
 
-AT_VALUE = BoxLoss()  # of the paper
-TUNED = BoxLoss(balance=2.0)
+AT_VALUE = Localisation()  # of the paper
+TWICE = Localisation(balance=2.0)
 
 
-@dataclass(frozen=True)
 class RankSort(DetectionLoss):
-    """Rank & Sort on every logit with IoU labels, and GIoU beside it (paper, sections 3 to 5).
+    """Rank & Sort on every logit, labelled by quality, and the localisation beside it (paper, sections 3 to 5).
 
     Args:
-        weight: factor of all three terms; 0.20 in an RPN.
+        weight: factor of all terms; 0.20 in an RPN.
         delta: half-width of the smoothed step, in logits.
-        sorting_error: False leaves the sorting error out of value and gradient, as the paper's ablation does; the box
-            loss is then balanced to the ranking error alone (the paper does not say to what).
-        box: weighting and balance of the boxes; by default both of the paper's.
+        sorting_error: False leaves the sorting error out of value and gradient, as the paper's ablation does; the tasks
+            are then balanced to the ranking error alone (the paper does not say to what).
+        localisation: weighting and balance of the tasks; by default both of the paper's.
     """
 
-    weight: float = 1.0
-    delta: float = 0.5
-    sorting_error: bool = True
-    box: BoxLoss = AT_VALUE
+    def __init__(
+        self,
+        weight: float = 1.0,
+        delta: float = 0.5,
+        sorting_error: bool = True,
+        localisation: Localisation = AT_VALUE,
+    ) -> None:
+        super().__init__()
+        self.weight, self.delta, self.sorting_error, self.localisation = weight, delta, sorting_error, localisation
 
-    def __call__(self, outputs: HeadOutputs) -> HeadLosses:
-        ranking, sorting = rank_sort(outputs.logits, outputs.targets, delta=self.delta)
+    def forward(self, outputs: HeadOutputs) -> HeadLosses:
+        ranking, sorting = rank_sort(outputs.classification.logits, outputs.targets, delta=self.delta)
         errors = {"rank": ranking, "sort": sorting} if self.sorting_error else {"rank": ranking}
-        return self.box.beside(errors, outputs, self.weight)
+        return self.localisation.losses(outputs, errors, self.weight)
 
 
-@dataclass(frozen=True)
 class AveragePrecision(DetectionLoss):
-    """AP loss on every logit, and GIoU beside it (Chen et al., CVPR 2019; paper, section 6.1.2).
+    """AP loss on every logit, and the localisation beside it (Chen et al., CVPR 2019; paper, section 6.1.2).
 
     Args:
         delta: half-width of the smoothed step, in logits.
-        box: weighting and balance of the boxes.
+        localisation: weighting and balance of the tasks.
     """
 
-    delta: float = 1.0
-    box: BoxLoss = TUNED
+    def __init__(self, delta: float = 1.0, localisation: Localisation = TWICE) -> None:
+        super().__init__()
+        self.delta, self.localisation = delta, localisation
 
-    def __call__(self, outputs: HeadOutputs) -> HeadLosses:
-        return self.box.beside({"cls": average_precision(outputs.logits, outputs.targets, delta=self.delta)}, outputs)
+    def forward(self, outputs: HeadOutputs) -> HeadLosses:
+        error = average_precision(outputs.classification.logits, outputs.targets, delta=self.delta)
+        return self.localisation.losses(outputs, {"cls": error})
 
 
-class Alrp(nn.Module, DetectionLoss):
+class Alrp(DetectionLoss):
     """aLRP loss: one ranking of classification and GIoU, balanced by itself (Oksuz et al., NeurIPS 2020).
 
-    A module, for its balance is a state that belongs into checkpoints.
+    Its balance is a state that belongs into checkpoints.
 
     Args:
         delta: half-width of the smoothed step, in logits.
@@ -73,11 +70,12 @@ class Alrp(nn.Module, DetectionLoss):
         self.balance = SelfBalance(window=window)
 
     def forward(self, outputs: HeadOutputs) -> HeadLosses:
-        errors = 1 - paired_giou(outputs.boxes, outputs.truths)
-        loss = alrp(outputs.logits, outputs.targets, errors, delta=self.delta)
+        boxes = outputs.tasks.get("bbox")
+        if outputs.tasks.keys() != {"bbox"} or not isinstance(boxes, Boxes):
+            raise ValueError(f"aLRP ranks box errors and no others, not those of {', '.join(outputs.tasks)}")
+        loss = alrp(outputs.classification.logits, outputs.targets, boxes.errors, delta=self.delta)
         factor = self.balance.weight.clone()  # of this step; calling the balance may renew it
         self.balance(loss)
-        return HeadLosses(
-            {"cls": loss.classification, "bbox": factor * loss.localisation},
-            head_statistics(outputs.negatives(), outputs.positive_logits(), outputs.quality, balance=factor),
+        return head_losses(
+            outputs, {"cls": loss.classification}, {"bbox": factor * loss.localisation}, balance={"bbox": factor}
         )

@@ -1,6 +1,6 @@
-"""What a training step tells about a head besides its losses: the paper's diagnostics, never part of the objective.
+"""Diagnostics of a head in a training step besides its losses; never part of the objective.
 
-    P  positives of the batch    N  candidates of the batch (anchors, RoIs)    K  outputs per candidate
+    P  positives of the batch
 
 All values are detached 0-d tensors on the device of the logits; nothing here waits for that device. NaN stands for "no
 value in this step".
@@ -9,7 +9,7 @@ value in this step".
 import torch
 from torch import Tensor
 
-# Of two positives the correlation is 1 or -1 whatever they are.
+# The correlation of two positives is always 1 or -1.
 MIN_CORRELATED = 3
 
 
@@ -47,16 +47,16 @@ def head_statistics(
     Args:
         negatives: logits of the batch that are neither positive nor ignored.
         scores: of each positive, the score of its ground truth's class, or anything that grows with it.
-        quality: of each positive, the IoU of its predicted box with its ground truth.
-        values: more of them, () each, that mean nothing without positives.
+        quality: of each positive, how well it is localised (the IoU of its predicted box, say).
+        values: further statistics, () each, that need a positive.
 
     Returns:
         "positives", "negatives" and, NaN without positives, "negatives_per_positive" (Table 10 of the paper),
         "spearman" (of `scores` and `quality`; NaN below three positives) and `values`.
     """
     positives = torch.full((), len(scores), dtype=torch.float64, device=scores.device)
-    needy = {"negatives_per_positive": negatives / positives, "spearman": spearman(scores, quality), **values}
+    conditional = {"negatives_per_positive": negatives / positives, "spearman": spearman(scores, quality), **values}
     if len(scores) == 0:
-        needy = {name: torch.full_like(positives, torch.nan) for name in needy}
+        conditional = {name: torch.full_like(positives, torch.nan) for name in conditional}
     counts = {"positives": positives, "negatives": negatives}
-    return {name: value.detach().double() for name, value in {**counts, **needy}.items()}
+    return {name: value.detach().double() for name, value in {**counts, **conditional}.items()}

@@ -98,8 +98,9 @@ def dump_config(parser: ArgumentParser, settings: Namespace) -> str:
 def without_pretraining(settings: Namespace) -> Namespace:
     """The same settings for a model whose weights come from a checkpoint: its initial weights need not be there."""
     settings = settings.clone()
-    if settings.get("model.init_args.weights") is not None:
-        settings["model.init_args.weights"] = None
+    for key in ("model.init_args.weights", "model.init_args.backbone.weights"):
+        if settings.get(key) is not None:
+            settings[key] = None
     return settings
 
 

@@ -1,27 +1,28 @@
-"""Literal anchors, their order, and which of them an image's padding excludes."""
+"""Literal anchors, their order, and which of them lie in the padding of an image."""
 
 import math
 
 import pytest
 import torch
-from torchvision.models.detection.image_list import ImageList
 
 from rst.detectors.assignment.anchors import AnchorGenerator
+from rst.detectors.features.pyramids import P2_TO_P6
+from rst.detectors.geometry.ground_truth import GroundTruth
+from rst.detectors.geometry.layout import MapLayout, padded_sizes
 
 STRIDES = (4, 8, 16, 32, 64)
 
 
-def generate(sizes: list[tuple[int, int]], dtype: torch.dtype = torch.float32):
+def generate(image_sizes: list[tuple[int, int]]) -> tuple[AnchorGenerator, MapLayout, tuple[int, int]]:
+    """A generator, the layout of its maps, and the size of the padded batch."""
     generator = AnchorGenerator(STRIDES, scales=(8.0,), ratios=(0.5, 1.0, 2.0))
-    height, width = (math.ceil(max(side) / 32) * 32 for side in zip(*sizes, strict=True))
-    images = ImageList(torch.zeros(len(sizes), 3, height, width), sizes)
-    maps = [torch.zeros(len(sizes), 1, -(-height // s), -(-width // s), dtype=dtype) for s in STRIDES]
-    return generator, images, maps
+    height, width = (max(sides) for sides in zip(*padded_sizes(image_sizes), strict=True))
+    return generator, MapLayout(len(image_sizes), 3, P2_TO_P6.sizes((height, width))), (height, width)
 
 
 def test_literal_values_and_order():
-    generator, images, maps = generate([(32, 64)])
-    (anchors,) = generator(images, maps)
+    generator, layout, _ = generate([(32, 64)])
+    anchors = generator(layout)
     # level P2: 8 x 16 cells; ratio 0.5 is wide, and no side is rounded
     half_long, half_short = 16 * math.sqrt(2), 16 / math.sqrt(2)
     torch.testing.assert_close(anchors[0], torch.tensor([-half_long, -half_short, half_long, half_short]))
@@ -32,42 +33,47 @@ def test_literal_values_and_order():
 
 
 def test_stride_of_p6_is_64_where_p5_is_odd():
-    generator, images, maps = generate([(96, 96)])  # P5 has 3 x 3 cells, P6 2 x 2: 96 // 2 would be 48
-    (anchors,) = generator(images, maps)
-    square = anchors[-8:-4]  # P6, ratio 1, four cells
+    generator, layout, _ = generate([(96, 96)])  # P5 has 3 x 3 cells, P6 2 x 2: 96 // 2 would be 48
+    square = generator(layout)[-8:-4]  # P6, ratio 1, four cells
     centres = (square[:, :2] + square[:, 2:]) / 2
     assert centres.tolist() == [[0, 0], [64, 0], [0, 64], [64, 64]]
 
 
-def test_anchors_are_float32_under_half_precision_maps_and_shared_by_images():
-    generator, images, maps = generate([(32, 32), (32, 32)], dtype=torch.bfloat16)
-    first, second = generator(images, maps)
-    assert first.dtype == torch.float32
-    assert first is second
+def test_anchors_are_float32_under_autocast_and_shared_by_images():
+    generator, layout, padded = generate([(32, 32), (32, 32)])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scene = generator.scene(layout.sizes, [(32, 32), (32, 32)], padded)
+    assert scene.anchors.dtype == torch.float32
+    assert scene.layout == layout
+    assert torch.equal(scene.anchors, generator(generate([(32, 32)])[1]))
 
 
 def test_several_scales_are_inside_each_ratio():
     generator = AnchorGenerator((8,), scales=(4.0, 8.0), ratios=(1.0, 4.0))
-    sides = generator.cell_anchors[0][:, 2:] * 2
+    sides = generator.cells[0][:, 2:] * 2
     assert sides.tolist() == [[32, 32], [64, 64], [16, 64], [32, 128]]
 
 
 @pytest.mark.parametrize("sizes", [[(64, 96)], [(40, 70), (64, 96)]])
 def test_no_anchor_is_outside_where_all_pad_to_the_same_size(sizes: list[tuple[int, int]]):
-    generator, images, maps = generate(sizes)
-    assert generator.outside(images, maps, 32) is None
+    generator, layout, padded = generate(sizes)
+    assert generator.outside(layout, sizes, padded) is None
 
 
 def test_outside_against_every_cell():
-    generator, images, maps = generate([(33, 130), (128, 40)])  # padded on their own: 64 x 160 and 128 x 64
-    outside = generator.outside(images, maps, 32)
-    assert outside is not None
+    sizes = [(33, 130), (128, 40)]  # padded on their own: 64 x 160 and 128 x 64
+    generator, layout, padded = generate(sizes)
     expected = []
     for height, width in ((64, 160), (128, 64)):
         cells = []
-        for stride, level in zip(STRIDES, maps, strict=True):
+        for stride, (rows, columns) in zip(STRIDES, layout.sizes, strict=True):
             for _ in range(3):
-                for y in range(level.shape[2]):
-                    cells += [y * stride >= height or x * stride >= width for x in range(level.shape[3])]
+                for y in range(rows):
+                    cells += [y * stride >= height or x * stride >= width for x in range(columns)]
         expected.append(cells)
-    assert outside.tolist() == expected
+    nothing = GroundTruth([torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2)
+    scene = generator.scene(layout.sizes, sizes, padded, nothing)
+    assert scene.outside is not None
+    assert scene.outside.tolist() == expected
+    assert scene.extents == [(64, 160), (128, 64)]
+    assert generator.scene(layout.sizes, sizes, padded).outside is None, "an evaluation needs none"

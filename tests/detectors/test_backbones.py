@@ -1,14 +1,19 @@
 """Shapes, what trains and what does not, and weights from files."""
 
+from collections import OrderedDict
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
 import torch
 from torch import nn
 from torchvision import models
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from rst.detectors.features.backbones import BACKBONES, DENSE, pyramid_backbone
+from rst.detectors import P2_TO_P6, P3_TO_P7, BackboneSettings, Pyramid, pyramid_backbone
+from rst.detectors.features.backbones import BACKBONES, PyramidBackbone, Stages
 
 
 @pytest.fixture(scope="module")
@@ -24,19 +29,23 @@ def mobilenet() -> nn.Module:
     return model.eval()
 
 
-def features(backbone: nn.Module, image: torch.Tensor) -> torch.Tensor:
-    return backbone.body(image)["3"]
+def build(name: str = "resnet18", pyramid: Pyramid = P2_TO_P6, **settings: Any) -> PyramidBackbone:
+    return pyramid_backbone(BackboneSettings(name, **({"fpn_channels": 8} | settings)), pyramid)
+
+
+def features(backbone: PyramidBackbone, image: torch.Tensor) -> torch.Tensor:
+    return backbone.body(image)["p5"]
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_levels(name: str):
     if name in ("resnet50", "resnet101"):
         with torch.device("meta"):  # shapes only
-            backbone, image = pyramid_backbone(name, out_channels=8), torch.empty(1, 3, 96, 160)
+            backbone, image = build(name), torch.empty(1, 3, 96, 160)
     else:
-        backbone, image = pyramid_backbone(name, out_channels=8), torch.rand(1, 3, 96, 160)
+        backbone, image = build(name), torch.rand(1, 3, 96, 160)
     levels = backbone(image)
-    assert list(levels) == ["0", "1", "2", "3", "pool"]
+    assert tuple(levels) == backbone.pyramid.names == ("p2", "p3", "p4", "p5", "p6")
     assert [tuple(level.shape[1:]) for level in levels.values()] == [
         (8, 24, 40),
         (8, 12, 20),
@@ -48,9 +57,9 @@ def test_levels(name: str):
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_levels_of_a_dense_detector(name: str):
-    backbone = pyramid_backbone(name, out_channels=8, pyramid=DENSE)
+    backbone = build(name, P3_TO_P7)
     levels = backbone(torch.rand(1, 3, 96, 160))
-    assert tuple(levels) == DENSE.names == ("1", "2", "3", "p6", "p7")
+    assert tuple(levels) == P3_TO_P7.names == ("p3", "p4", "p5", "p6", "p7")
     assert [tuple(level.shape[1:]) for level in levels.values()] == [
         (8, 12, 20),
         (8, 6, 10),
@@ -59,19 +68,73 @@ def test_levels_of_a_dense_detector(name: str):
         (8, 1, 2),
     ]
     convolutions = backbone.fpn.extra_blocks
-    torch.testing.assert_close(convolutions.p6(levels["3"]), levels["p6"])
+    torch.testing.assert_close(convolutions.p6(levels["p5"]), levels["p6"])
     torch.testing.assert_close(convolutions.p7(levels["p6"]), levels["p7"])  # without a ReLU between
     assert (levels["p6"] < 0).any()
 
 
+@pytest.mark.parametrize("size", [(96, 160), (33, 65), (1, 31), (127, 129)])
+@pytest.mark.parametrize("pyramid", [P2_TO_P6, P3_TO_P7], ids=["p2 to p6", "p3 to p7"])
+def test_the_sizes_of_a_pyramid_are_those_of_its_maps(pyramid: Pyramid, size: tuple[int, int]):
+    levels = build("resnet18", pyramid).eval()(torch.rand(1, 3, *size))
+    assert pyramid.sizes(size) == tuple(tuple(level.shape[-2:]) for level in levels.values())
+    assert pyramid.strides == tuple(2 ** int(name[1:]) for name in levels)
+
+
 def test_p6_is_p5_subsampled():
-    levels = pyramid_backbone("resnet18", out_channels=8)(torch.rand(1, 3, 96, 160))
-    assert torch.equal(levels["pool"], levels["3"][:, :, ::2, ::2])
+    levels = build()(torch.rand(1, 3, 96, 160))
+    assert torch.equal(levels["p6"], levels["p5"][:, :, ::2, ::2])
+
+
+def small_body() -> tuple[nn.Module, Stages]:
+    """A body of five convolutions of stride 2, each with a batch norm, and its division."""
+    widths = [3, 4, 4, 6, 8, 10]
+    body = nn.Sequential(
+        *(
+            nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.BatchNorm2d(outputs))
+            for inputs, outputs in pairwise(widths)
+        )
+    )
+    return body, Stages(("0",), (("1",), ("2",), ("3",), ("4",)), (4, 6, 8, 10))
+
+
+@pytest.mark.parametrize("train_batch_norm", [False, True])
+def test_batch_norm_trains_where_it_is_asked_to(train_batch_norm: bool):
+    backbone = PyramidBackbone(*small_body(), 8, 0, train_batch_norm=train_batch_norm)
+    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    for mode, expected in ((False, False), (True, train_batch_norm)):
+        backbone.train(mode)(torch.rand(2, 3, 64, 64))
+        assert [norm.training for norm in norms] == [expected] * 5
+        assert [bool(norm.running_mean.any()) for norm in norms if norm.running_mean is not None] == [expected] * 5
+
+
+def test_another_feature_pyramid_takes_the_place_of_the_usual_one():
+    class Alone(nn.Module):
+        """Each level by itself."""
+
+        def __init__(self, in_channels: list[int], out_channels: int, beyond: ExtraFPNBlock) -> None:
+            super().__init__()
+            self.last = nn.ModuleList(nn.Conv2d(channels, out_channels, 1) for channels in in_channels)
+            self.beyond = beyond
+
+        def forward(self, stages: dict[str, torch.Tensor]) -> OrderedDict[str, torch.Tensor]:
+            maps = [last(stage) for last, stage in zip(self.last, stages.values(), strict=True)]
+            maps, names = self.beyond(maps, list(stages.values()), list(stages))
+            return OrderedDict(zip(names, maps, strict=True))
+
+    backbone = PyramidBackbone(*small_body(), 8, 0, pyramid=P3_TO_P7, fpn=Alone).eval()
+    assert isinstance(backbone.fpn, Alone)
+    assert [last.in_channels for last in backbone.fpn.last] == [6, 8, 10]
+    image = torch.rand(1, 3, 96, 160)
+    levels = backbone(image)
+    assert tuple(levels) == P3_TO_P7.names
+    assert [tuple(level.shape[1:]) for level in levels.values()] == [(8, *size) for size in P3_TO_P7.sizes((96, 160))]
+    torch.testing.assert_close(levels["p5"], backbone.fpn.last[2](features(backbone, image)))
 
 
 @pytest.mark.parametrize(("name", "first"), [("resnet18", "layer2"), ("mobilenet_v2", "4")])
 def test_stem_and_stage_one_are_frozen_and_norms_evaluate(name: str, first: str):
-    backbone = pyramid_backbone(name, out_channels=8).train()
+    backbone = build(name).train()
     frozen = [n for n, p in backbone.body.named_parameters() if not p.requires_grad]
     trained = [n for n, p in backbone.body.named_parameters() if p.requires_grad]
     assert frozen
@@ -92,7 +155,7 @@ def test_stem_and_stage_one_are_frozen_and_norms_evaluate(name: str, first: str)
 
 @pytest.mark.parametrize(("frozen_stages", "expected"), [(-1, set()), (0, {"conv1", "bn1"}), (4, None)])
 def test_frozen_stages(frozen_stages: int, expected: set[str] | None):
-    body = pyramid_backbone("resnet18", out_channels=8, frozen_stages=frozen_stages).body
+    body = build(frozen_stages=frozen_stages).body
     frozen = {n.partition(".")[0] for n, p in body.named_parameters() if not p.requires_grad}
     assert frozen == ({n.partition(".")[0] for n, _ in body.named_parameters()} if expected is None else expected)
 
@@ -101,7 +164,7 @@ def test_weights_by_name(tmp_path: Path, mobilenet: nn.Module):
     state = {k: v for k, v in mobilenet.state_dict().items() if not k.endswith("num_batches_tracked")}
     path = tmp_path / "by_name.pt"
     torch.save(dict(reversed(state.items())), path)  # order plays no part; counters may be missing
-    backbone = pyramid_backbone("mobilenet_v2", weights=str(path), out_channels=8).eval()
+    backbone = build("mobilenet_v2", weights=str(path)).eval()
     image = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(features(backbone, image), mobilenet.features[:18](image))
 
@@ -111,7 +174,7 @@ def test_weights_by_order(tmp_path: Path, mobilenet: nn.Module):
     state = mobilenet.features.state_dict()
     path = tmp_path / "by_order.pt"
     torch.save({f"layers.{i}.{key.rpartition('.')[2]}": value for i, (key, value) in enumerate(state.items())}, path)
-    backbone = pyramid_backbone("mobilenet_v2", weights=str(path), out_channels=8).eval()
+    backbone = build("mobilenet_v2", weights=str(path)).eval()
     image = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(features(backbone, image), mobilenet.features[:18](image))
 
@@ -119,7 +182,7 @@ def test_weights_by_order(tmp_path: Path, mobilenet: nn.Module):
 def test_resnet_weights_by_name(tmp_path: Path):
     classifier = models.resnet18(weights=None, num_classes=3)
     torch.save(classifier.state_dict(), tmp_path / "resnet.pt")
-    body = pyramid_backbone("resnet18", weights=str(tmp_path / "resnet.pt"), out_channels=8).body
+    body = build(weights=str(tmp_path / "resnet.pt")).body
     state = classifier.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in body.state_dict().items())
 
@@ -136,17 +199,17 @@ def test_published_weights(monkeypatch: pytest.MonkeyPatch):
         return classifier.state_dict()
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
-    body = pyramid_backbone("resnet18", weights="IMAGENET1K_V1", out_channels=8).body
+    body = build(weights="IMAGENET1K_V1").body
     assert asked == [models.ResNet18_Weights.IMAGENET1K_V1.url]
     assert all(torch.equal(value, classifier.state_dict()[key]) for key, value in body.state_dict().items())
     with pytest.raises(RuntimeError, match=r"weights='IMAGENET1K_V1' of resnet18 could not be .*no route to host"):
-        pyramid_backbone("resnet18", weights="IMAGENET1K_V1")
+        build(weights="IMAGENET1K_V1")
 
 
 def refused(path: Path, state: object, words: str) -> None:
     torch.save(state, path)
     with pytest.raises(ValueError, match=words) as caught:
-        pyramid_backbone("mobilenet_v2", weights=str(path), out_channels=8)
+        build("mobilenet_v2", weights=str(path))
     assert str(path) in str(caught.value)
 
 
@@ -170,14 +233,14 @@ def test_truncated_and_foreign_files(tmp_path: Path, mobilenet: nn.Module):
     for content in (path.read_bytes()[:4096], b"", b"no weights at all"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"weights\.pt cannot be read"):
-            pyramid_backbone("mobilenet_v2", weights=str(path))
+            build("mobilenet_v2", weights=str(path))
 
 
 def test_names_that_are_not_known():
-    with pytest.raises(ValueError, match="backbone='vgg16' is not one of resnet18, resnet34, resnet50"):
-        pyramid_backbone("vgg16")
+    with pytest.raises(ValueError, match=r"backbone\.name='vgg16' is not one of resnet18, resnet34, resnet50"):
+        build("vgg16")
     published = r"weights='IMAGENET' is neither a file nor one of .*: IMAGENET1K_V1, IMAGENET1K_V2"
     with pytest.raises(ValueError, match=published):
-        pyramid_backbone("resnet50", weights="IMAGENET")
-    with pytest.raises(ValueError, match="frozen_stages=5"):
-        pyramid_backbone("resnet18", frozen_stages=5)
+        build("resnet50", weights="IMAGENET")
+    with pytest.raises(ValueError, match=r"backbone\.frozen_stages=5"):
+        build(frozen_stages=5)

@@ -1,4 +1,4 @@
-"""What the model refuses, with what words, and what it lets pass."""
+"""Which images and targets a detector refuses, with which message, and what it makes of the others."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from rst.detectors.features.inputs import NormalizeAndPad, check_images, check_t
 IMAGE = torch.zeros(3, 32, 32)
 
 
-def target(boxes: Any = ((1.0, 2, 3, 4),), labels: Any = (0,)) -> dict[str, torch.Tensor]:
-    return {"boxes": torch.as_tensor(boxes), "labels": torch.as_tensor(labels)}
+def target(boxes: Any = ((1.0, 2, 3, 4),), labels: Any = (0,), **masks: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"boxes": torch.as_tensor(boxes), "labels": torch.as_tensor(labels), **masks}
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,35 @@ def test_refused_targets(targets: list[dict[str, torch.Tensor]] | None, words: s
         check_targets(targets, [IMAGE], num_classes=5)
 
 
-def test_degenerate_boxes_are_left_out_and_the_caller_keeps_his():
-    given = target([[0.0, 0, 10, 10], [5, 5, 5, 9], [5, 5, 9, 5], [9, 9, 2, 2], [1, 1, 2, 2]], [0, 1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (target(), r"targets\[0\] has no key 'masks'"),
+        (target(masks=torch.zeros(2, 32, 32).bool()), r"\['masks'\] has shape \(2, 32, 32\), not \(1, 32, 32\)"),
+        (target(masks=torch.zeros(1, 32, 31).bool()), r"\['masks'\] has shape \(1, 32, 31\), not \(1, 32, 32\)"),
+        (target(masks=torch.zeros(32, 32).bool()), r"\['masks'\] has shape \(32, 32\), not \(1, 32, 32\)"),
+        (target(masks=torch.zeros(1, 32, 32)), r"\['masks'\] is torch.float32, not torch.bool or torch.uint8"),
+    ],
+)
+def test_refused_masks(given: dict[str, torch.Tensor], words: str):
+    with pytest.raises(ValueError, match=words):
+        check_targets([given], [IMAGE], num_classes=5, masks=True)
     (checked,) = check_targets([given], [IMAGE], num_classes=5)
+    assert checked.keys() == {"boxes", "labels"}, "a detector without masks does not look at them"
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
+def test_degenerate_boxes_are_left_out_and_the_target_stays_as_it_was(dtype: torch.dtype):
+    masks = tv_tensors.Mask(torch.eye(5, 32 * 32, dtype=dtype).view(5, 32, 32))
+    boxes = [[0.0, 0, 10, 10], [5, 5, 5, 9], [5, 5, 9, 5], [9, 9, 2, 2], [1, 1, 2, 2]]
+    given = target(boxes, [0, 1, 2, 3, 4], masks=masks)
+    (checked,) = check_targets([given], [IMAGE], num_classes=5, masks=True)
     assert checked["labels"].tolist() == [0, 4]
     assert checked["boxes"].tolist() == [[0, 0, 10, 10], [1, 1, 2, 2]]
-    assert len(given["boxes"]) == 5
+    assert type(checked["masks"]) is torch.Tensor
+    assert torch.equal(checked["masks"], masks[[0, 4]].as_subclass(torch.Tensor))
+    assert checked["masks"].dtype == dtype
+    assert [len(value) for value in given.values()] == [5, 5, 5]
 
 
 def test_tv_tensors_and_other_dtypes_become_plain_float32():
@@ -69,10 +92,12 @@ def test_tv_tensors_and_other_dtypes_become_plain_float32():
 
 def test_normalisation_precedes_padding():
     images = [torch.full((3, 33, 20), 0.5), torch.zeros(3, 10, 64)]
-    batch, _ = NormalizeAndPad(32)(images)
-    assert batch.tensors.shape == (2, 3, 64, 64)
-    assert batch.image_sizes == [(33, 20), (10, 64)]
+    transform = NormalizeAndPad()
+    batch = transform(images)
+    assert batch.pixels.shape == (2, 3, 64, 64)
+    assert batch.sizes == [(33, 20), (10, 64)]
+    assert batch.padded_size == transform.padded_size(images) == (64, 64)
     grey = (0.5 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
-    torch.testing.assert_close(batch.tensors[0, :, 32, 19], grey)
-    assert not batch.tensors[0, :, 33:].any()
-    assert not batch.tensors[0, :, :, 20:].any()
+    torch.testing.assert_close(batch.pixels[0, :, 32, 19], grey)
+    assert not batch.pixels[0, :, 33:].any()
+    assert not batch.pixels[0, :, :, 20:].any()

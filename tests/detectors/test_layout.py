@@ -23,8 +23,17 @@ def test_places_of_every_anchor(anchors: int, channels: int):
     image, anchor = torch.meshgrid(torch.arange(images), torch.arange(wanted.shape[1]), indexing="ij")
     found = gather_levels(maps, layout.place(image.flatten(), anchor.flatten(), channels))
     assert torch.equal(found, wanted.flatten(0, 1))
+    # The views of each level hold the same, channel by channel.
+    assert layout.counts == [anchors * height * width for height, width in sizes]
+    views = [layout.by_anchor(level) for level in maps]  # (images, anchors, channels, height * width)
+    for view, level, expected_here in zip(views, maps, expected, strict=True):
+        assert view.data_ptr() == level.data_ptr()
+        assert torch.equal(view.movedim(2, -1).flatten(1, 2), expected_here)
+    assert torch.equal(layout.level_of(anchor.flatten()), wanted[..., 0].flatten() // 10**5)
 
 
 def test_no_anchor():
     none = torch.zeros(0, dtype=torch.int64)
-    assert MapLayout(2, 3, ((4, 4), (2, 2))).place(none, none, 5).shape == (0, 5)
+    layout = MapLayout(2, 3, ((4, 4), (2, 2)))
+    assert layout.place(none, none, 5).shape == (0, 5)
+    assert layout.level_of(none).shape == (0,)

@@ -22,6 +22,6 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path):
     torch.testing.assert_close(torch.cat([share[1] for share in shares]), deltas)
 
 
-def test_outside_of_a_distributed_training_a_value_is_its_own_mean():
+def test_a_value_alone_is_its_own_mean():
     value = torch.tensor(3.0)
     assert process_mean(value) is value

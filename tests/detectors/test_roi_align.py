@@ -7,7 +7,7 @@ from torch import Tensor
 from rst.detectors.heads.roi_align import PyramidRoIAlign
 
 STRIDES = (4, 8, 16, 32)
-NAMES = ("0", "1", "2", "3")
+NAMES = ("p2", "p3", "p4", "p5")
 
 
 def ramps(images: int, side: int) -> dict[str, Tensor]:
@@ -27,7 +27,7 @@ def test_bins_lie_half_a_pixel_lower_and_rois_keep_their_order():
         torch.tensor([[64.0, 64, 192, 128], [200, 60, 221, 74]]),
     ]
     levels = [[2, 0, 1], [0, 0]]  # sides of 374, 34, 130, 90 and 17 pixels
-    pooled = PyramidRoIAlign(NAMES, STRIDES, 7)(ramps(2, 768), boxes, [(768, 768)] * 2)
+    pooled = PyramidRoIAlign(NAMES, STRIDES, 7)(ramps(2, 768), boxes)
     assert pooled.shape == (5, 3, 7, 7)
     bins = (torch.arange(7) + 0.5) / 7
     rois = [(i, level, roi) for i in range(2) for level, roi in zip(levels[i], boxes[i], strict=True)]
@@ -45,12 +45,12 @@ def test_bins_lie_half_a_pixel_lower_and_rois_keep_their_order():
 )
 def test_level_rule(width: float, height: float, level: int):
     align = PyramidRoIAlign(NAMES, STRIDES, 7)
-    assert align.levels(torch.tensor([[5.0, 9.0, 5 + width, 9 + height]])).tolist() == [level]
+    assert align.level_of(torch.tensor([[5.0, 9.0, 5 + width, 9 + height]])).tolist() == [level]
 
 
 def test_no_rois_leave_a_graph():
     levels = {name: level.requires_grad_() for name, level in ramps(1, 64).items()}
-    pooled = PyramidRoIAlign(NAMES, STRIDES, 7)(levels, [torch.zeros(0, 4)], [(64, 64)])
+    pooled = PyramidRoIAlign(NAMES, STRIDES, 7)(levels, [torch.zeros(0, 4)])
     assert pooled.shape == (0, 3, 7, 7)
     pooled.sum().backward()
     assert all(level.grad is not None and not level.grad.any() for level in levels.values())

@@ -1,41 +1,42 @@
-"""What a training step tells besides its losses: rank correlation, negatives per positive, task balance."""
+"""The statistics of a training step besides its losses: rank correlation, negatives per positive, task balance."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from detector_cases import Batch
+from head_outputs import boxes_of_height, head_outputs
 from scipy import stats
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from rst.detectors import FasterRCNN, faster_rcnn
-from rst.detectors.geometry.boxes import BoxCoder, paired_iou
-from rst.detectors.losses.contract import HeadOutputs
+from rst.detectors import BackboneSettings, Boxes, FasterRCNN, HeadOutputs, ProposalSettings, RankSort, faster_rcnn
+from rst.detectors.geometry.boxes import paired_iou
 from rst.detectors.losses.cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
-from rst.detectors.losses.ranking import RankSort
 from rst.detectors.losses.statistics import head_statistics, spearman
 
-Build = Callable[..., FasterRCNN]
-Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 NAMES = {"spearman", "positives", "negatives", "negatives_per_positive"}
 
 
 def outputs(logits: Tensor, positives: list[tuple[int, int]], heights: list[float], ignore: Tensor | None = None):
     """Predictions (0, 0, 10, 10) against truths (0, 0, 10, height): the IoU is height / 10."""
-    row, column = torch.tensor(positives, dtype=torch.int64).reshape(-1, 2).T
-    truths = torch.tensor([[0.0, 0, 10, height] for height in heights]).reshape(-1, 4)
-    return HeadOutputs(
-        logits=[logits],
-        ignore=None if ignore is None else [ignore],
-        index=row * logits.shape[1] + column,
-        rows=logits.detach()[row],
-        deltas=torch.zeros(len(row), 4, requires_grad=True),
-        references=torch.tensor([[0.0, 0, 10, 10]]).expand(len(row), 4),
-        truths=truths,
-        coder=BoxCoder((0.1, 0.1, 0.2, 0.2)),
-    )
+    return head_outputs(logits, positives, boxes_of_height(*heights), ignore=None if ignore is None else [ignore])
+
+
+def build(loss: str = "rank_sort", **options: Any) -> FasterRCNN:
+    """A detector of three classes, with the weights of seed 0."""
+    torch.manual_seed(0)
+    small = {"head_channels": 32, "proposals": ProposalSettings(100, 50, 100, 50)}
+    return faster_rcnn(3, backbone=BackboneSettings("resnet18", fpn_channels=16), loss=loss, **(small | options))  # pyright: ignore[reportArgumentType]
+
+
+def recorded(model: FasterRCNN) -> list[HeadOutputs]:
+    """The outputs of the box head in each later training step."""
+    given: list[HeadOutputs] = []
+    compute = model.box_head.outputs
+    model.box_head.outputs = lambda *arguments: given.append(compute(*arguments)) or given[-1]
+    return given
 
 
 @pytest.mark.parametrize("length", [3, 4, 17, 300])
@@ -60,7 +61,7 @@ def test_correlation_survives_infinities_and_needs_three_pairs_that_differ():
 
 def test_statistics_wait_for_no_device_and_compile():
     scores, quality = torch.rand(2, 9, generator=torch.Generator().manual_seed(0))
-    with FakeTensorMode() as mode:  # whoever asks for a value raises
+    with FakeTensorMode() as mode:  # it raises where a value is asked for
         head_statistics(*(mode.from_tensor(value) for value in (torch.tensor(5), scores, quality)))
     compiled: Any = torch.compile(head_statistics, backend="eager", fullgraph=True)
     for length in (9, 4, 0):
@@ -104,16 +105,15 @@ def test_a_background_is_no_negative_and_lowers_scores():
 def test_without_positives_there_are_counts_and_no_other_value(loss: Any):
     found = loss(outputs(torch.zeros(3, 2, requires_grad=True), [], [])).statistics
     counts = {name: found.pop(name).item() for name in ("positives", "negatives")}
-    assert counts == {"positives": 0, "negatives": 3 if loss.background else 6}
+    assert counts == {"positives": 0, "negatives": 3 if loss.classifier.background else 6}
     assert all(value.isnan() for value in found.values())
 
 
 @pytest.mark.parametrize("loss", ["rank_sort", "cross_entropy"])
-def test_a_detector_keeps_the_statistics_of_its_last_training_step(build: Build, batch: Batch, loss: str):
-    model, given = build(loss=loss), []
+def test_a_detector_keeps_the_statistics_of_its_last_training_step(batch: Batch, loss: str):
+    model = build(loss)
     assert model.statistics == {}
-    compute = model.roi_heads.head_outputs
-    model.roi_heads.head_outputs = lambda *arguments: given.append(compute(*arguments)) or given[-1]
+    given = recorded(model)
     terms = model(*batch)
     found = model.statistics
     names = NAMES | ({"balance"} if loss == "rank_sort" else set())
@@ -122,9 +122,11 @@ def test_a_detector_keeps_the_statistics_of_its_last_training_step(build: Build,
         assert (value.shape, value.dtype, value.requires_grad) == ((), torch.float64, False)
     assert not found.keys() & terms.keys()
 
-    head = given[0]
-    scores = model.roi_heads.loss.scores(head.rows.double()).gather(1, (head.index % head.rows.shape[1])[:, None])
-    iou = paired_iou(head.boxes.detach(), head.truths)
+    head, boxes = given[0].classification, given[0].tasks["bbox"]
+    assert isinstance(boxes, Boxes)
+    label = (head.index % head.candidate_logits.shape[1])[:, None]
+    scores = model.box_head.loss.classifier.scores(head.candidate_logits.double()).gather(1, label)
+    iou = paired_iou(boxes.predicted.detach(), boxes.truths)
     expected = stats.spearmanr(scores.squeeze(1).numpy(), iou.numpy()).statistic
     assert found["spearman_roi"].item() == pytest.approx(expected, abs=1e-9)
     assert found["positives_roi"].item() == len(iou) >= 3
@@ -135,7 +137,7 @@ def test_a_detector_keeps_the_statistics_of_its_last_training_step(build: Build,
     assert model.statistics == found, "detecting leaves them"
 
 
-def test_without_sorting_error_the_ranking_error_is_the_whole_classification_loss(build: Build, batch: Batch):
+def test_without_sorting_error_the_ranking_error_is_the_whole_classification_loss(batch: Batch):
     full, ranking = build()(*batch), build(sorting_error=False)(*batch)
     assert ranking.keys() == {name for name in full if not name.endswith("_sort")}
     for head in ("rpn", "roi"):
@@ -161,20 +163,18 @@ def test_without_sorting_error_positives_are_not_moved_against_each_other():
 def test_cross_entropy_refuses_the_switches_of_ranking(switch: dict[str, Any]):
     ((name, value),) = switch.items()
     with pytest.raises(ValueError, match=rf"{name}={value} does not go with loss='cross_entropy'"):
-        faster_rcnn(2, backbone="resnet18", loss="cross_entropy", **switch)
+        build("cross_entropy", **switch)
 
 
-def test_the_switches_of_table_9_reach_both_heads(build: Build, batch: Batch):
+def test_the_switches_of_table_9_reach_both_heads(batch: Batch):
     plain = build(score_weighting=False, task_balance=2.0)
     terms = plain(*batch)
     assert plain.statistics["balance_rpn"] == plain.statistics["balance_roi"] == 2
     assert terms["loss_roi_bbox"] != terms["loss_roi_rank"] + terms["loss_roi_sort"]
     magnitude = build(task_balance="magnitude")
-    given: list[Any] = []
-    compute = magnitude.roi_heads.head_outputs
-    magnitude.roi_heads.head_outputs = lambda *arguments: given.append(compute(*arguments)) or given[-1]
+    given = recorded(magnitude)
     terms = magnitude(*batch)
-    logits, deltas = given[0].logits[0], given[0].deltas
+    logits, deltas = given[0].classification.logits[0], given[0].tasks["bbox"].output
     ranking = torch.autograd.grad(terms["loss_roi_rank"] + terms["loss_roi_sort"], logits, retain_graph=True)[0]
     boxes = torch.autograd.grad(terms["loss_roi_bbox"], deltas)[0]
     torch.testing.assert_close(boxes.abs().sum(), ranking.abs().sum())

@@ -15,18 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rst.detectors import atss, faster_rcnn
+from rst.detectors import BackboneSettings, DetectionSettings, ProposalSettings, atss, faster_rcnn
 
+BACKBONE = BackboneSettings("mobilenet_v2", fpn_channels=16)
 FASTER_RCNN = {
-    "backbone": "mobilenet_v2",
-    "fpn_channels": 16,
+    "backbone": BACKBONE,
     "head_channels": 32,
-    "train_pre_nms": 100,
-    "train_proposals": 50,
-    "test_pre_nms": 100,
-    "test_proposals": 50,
+    "proposals": ProposalSettings(train_pre_nms=100, train_limit=50, test_pre_nms=100, test_limit=50),
 }
-ATSS = {"backbone": "mobilenet_v2", "fpn_channels": 16, "head_channels": 64, "score_threshold": 0.005}
+ATSS = {
+    "backbone": BACKBONE,
+    "head_channels": 64,
+    "detections": DetectionSettings(score_threshold=0.005, nms_iou=0.6),
+}
 
 BUILDERS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "faster_rcnn": (faster_rcnn, FASTER_RCNN),

@@ -2,21 +2,20 @@
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
-from torchvision.models.detection.image_list import ImageList
 
-from rst.detectors.assignment.adaptive import AdaptiveMatcher
+from rst.detectors.assignment.adaptive import AdaptiveAssigner
 from rst.detectors.assignment.anchors import AnchorGenerator
-from rst.detectors.assignment.max_iou import NEGATIVE
-from rst.detectors.features.inputs import padded_sizes
+from rst.detectors.assignment.scene import IGNORED, NEGATIVE, Scene
 from rst.detectors.geometry.boxes import paired_iou
-from rst.detectors.geometry.layout import MapLayout
+from rst.detectors.geometry.ground_truth import GroundTruth
+from rst.detectors.geometry.layout import padded_sizes
 
 STRIDES = (8, 16, 32, 64, 128)
 
@@ -31,20 +30,18 @@ class Case:
     truths: list[Tensor]
     candidates_per_level: int = 9
 
-    def layout(self) -> tuple[MapLayout, Tensor]:
+    def scene(self) -> Scene:
         height, width = (max(sides) for sides in zip(*padded_sizes(self.sizes), strict=True))
-        maps = [torch.zeros(len(self.sizes), 1, -(-height // s), -(-width // s)) for s in self.strides]
-        images = ImageList(torch.zeros(len(self.sizes), 3, height, width), self.sizes)
-        generator = AnchorGenerator(self.strides, self.scales, (1.0,))
-        return MapLayout.of(maps, len(self.scales)), generator(images, maps)[0]
+        maps = [(-(-height // stride), -(-width // stride)) for stride in self.strides]
+        truth = GroundTruth(self.truths, [torch.zeros(len(boxes), dtype=torch.int64) for boxes in self.truths])
+        return AnchorGenerator(self.strides, self.scales, (1.0,)).scene(maps, self.sizes, (height, width), truth)
 
     def matched(self) -> list[list[int]]:
-        layout, anchors = self.layout()
-        matcher = AdaptiveMatcher(self.candidates_per_level)
-        return matcher(anchors, layout, self.strides, padded_sizes(self.sizes), self.truths).tolist()
+        return AdaptiveAssigner(self.candidates_per_level).match(self.scene(), None).tolist()
 
     def restated(self) -> list[list[int]]:
-        layout, anchors = self.layout()
+        scene = self.scene()
+        layout, anchors = scene.layout, scene.anchors
         cells: list[np.ndarray] = []  # of each level: (anchors, 4) of y, x, anchor of the cell and number
         first = 0
         for height, width in layout.sizes:
@@ -52,7 +49,7 @@ class Case:
             cells.append(np.stack([y, x, a, first + np.arange(len(y))], 1))
             first += len(y)
         result, seen = [], 0
-        for (height, width), truths in zip(padded_sizes(self.sizes), self.truths, strict=True):
+        for (height, width), truths in zip(scene.extents, self.truths, strict=True):
             owner, overlap_of = [NEGATIVE] * first, [-1.0] * first
             for g, box in enumerate(truths):
                 candidates = []
@@ -76,7 +73,7 @@ class Case:
 
 
 def random_boxes(draw: random.Random, count: int, height: int, width: int) -> Tensor:
-    """Boxes of every sort: anywhere, on the lattice (whose distances tie), tiny, huge, across the border, repeated."""
+    """Boxes of every kind: anywhere, on the lattice (where distances tie), tiny, huge, across the border, repeated."""
     boxes: list[list[float]] = []
     for _ in range(count):
         kind = draw.choice(["any", "lattice", "tiny", "huge", "border", "same"])
@@ -124,8 +121,7 @@ def test_thousands_of_random_cases_against_the_restatement(seed: int):
 def test_one_anchor_per_level():
     truths = [torch.tensor([[0.0, 0, 8, 8], [-30, -30, 30, 30], [1, 1, 7, 7]])]
     case = Case([(8, 8)], [8.0], (32, 64, 128, 256, 512), truths)
-    _, anchors = case.layout()
-    assert len(anchors) == 5
+    assert len(case.scene().anchors) == 5
     assert case.matched() == case.restated()
     # all five have their centre at (0, 0): outside the third, at the corner of the first
     assert set(case.matched()[0]) == {NEGATIVE, 1}
@@ -143,7 +139,7 @@ def test_equal_overlaps_are_all_positive():
     assert (matched >= 0).nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
 
 
-def test_of_equally_near_anchors_the_first_by_row_column_and_scale():
+def test_equally_near_anchors_are_taken_by_row_column_and_scale():
     case = Case([(32, 32)], [2.0, 2.0], (8,), [torch.tensor([[4.0, 4, 20, 20]])], candidates_per_level=3)
     matched = torch.tensor(case.matched()[0]).view(2, 4, 4)
     assert (matched >= 0).nonzero().tolist() == [[0, 1, 1], [0, 1, 2], [1, 1, 1]]
@@ -162,22 +158,27 @@ def test_padding_gives_no_candidates():
     # The first image ends after 32 of 64 rows: its nearest cells at the border are inside it all the same.
     truths = [torch.tensor([[4.0, 8, 28, 31.5]]), torch.tensor([[4.0, 8, 28, 31.5]])]
     case = Case([(32, 32), (64, 32)], [2.0], (8,), truths)
-    layout, _ = case.layout()
+    layout = case.scene().layout
     first, second = torch.tensor(case.matched()).view(2, *layout.sizes[0])
     assert not (first[4:] >= 0).any()
     assert (first >= 0).sum() > 0
     assert case.matched() == case.restated()
     assert layout.images == len(second.unique()) == 2
+    called = AdaptiveAssigner()(case.scene()).view(2, *layout.sizes[0])  # the padding is ignored, the rest as it was
+    assert torch.equal(called[0], torch.where(torch.arange(8)[:, None] < 4, first, IGNORED))
+    assert torch.equal(called[1], second)
 
 
-def test_no_ground_truth_at_all():
+def test_no_object_at_all():
     case = Case([(32, 32), (40, 16)], [4.0, 5.0, 6.3], STRIDES, [torch.zeros(0, 4)] * 2)
     assert {match for image in case.matched() for match in image} == {NEGATIVE}
 
 
 def test_matching_waits_for_no_device():
     case = Case([(64, 64)], [4.0], STRIDES, [torch.tensor([[4.0, 8, 28, 31.5]])])
-    layout, anchors = case.layout()
-    with FakeTensorMode() as mode:  # whoever asks for a value raises
-        truths = [mode.from_tensor(truth) for truth in case.truths]
-        AdaptiveMatcher()(mode.from_tensor(anchors), layout, STRIDES, padded_sizes(case.sizes), truths)
+    scene = case.scene()
+    with FakeTensorMode() as mode:  # it raises where a value is asked for
+        truth = GroundTruth(
+            *([mode.from_tensor(t) for t in given] for given in (scene.truth.boxes, scene.truth.labels))
+        )
+        AdaptiveAssigner()(replace(scene, anchors=mode.from_tensor(scene.anchors), truth=truth))

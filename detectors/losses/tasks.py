@@ -1,0 +1,150 @@
+"""What a head localises besides its classification: boxes, masks, and how central an anchor is.
+
+    P  positives of the batch    T  positives that have the task, P or fewer    h, w  cells of a mask
+
+A task holds the predictions of the positives and their truths in one order. `kept` says which positives have the task.
+It selects their weights too (`select`), so a weight cannot meet the error of another positive.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..geometry.boxes import BoxCoder, paired_giou, paired_iou
+from ..geometry.masks import paired_dice
+
+
+class Task(ABC):
+    """Predictions of the positives beside their truths.
+
+    Attributes:
+        kept: (T,) int64, the positives that have this task, by their place among the P. None: all of them, in order.
+        balanced: whether the task is weighted and balanced against the classification. Otherwise its term is the sum of
+            its errors over the number of positives, as for an auxiliary head.
+    """
+
+    kept: Tensor | None = None
+    balanced: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def errors(self) -> Tensor:
+        """The errors of the predictions, (T,) float32, 0 for a perfect one; they carry the gradient."""
+
+    @property
+    @abstractmethod
+    def quality(self) -> Tensor:
+        """How good the predictions are, (T,) in [0, 1], detached: the labels of a ranking that sorts."""
+
+    @property
+    @abstractmethod
+    def output(self) -> Tensor:
+        """The output of the head that `errors` come from: task_balance="magnitude" compares its gradients."""
+
+    def select(
+        self,
+        of_positives: Tensor,  # (P, ...)
+    ) -> Tensor:
+        """The values that belong to `errors`, (T, ...), from values of all positives."""
+        return of_positives if self.kept is None else of_positives[self.kept]
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes(Task):
+    """Box regression: errors are 1 - GIoU, quality is the IoU."""
+
+    deltas: Tensor  # (T, 4) float32 predicted box codes
+    references: Tensor  # (T, 4) float32 boxes that the codes refer to
+    truths: Tensor  # (T, 4) float32 ground truth, in the frame of the references
+    coder: BoxCoder
+    kept: Tensor | None = None
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The predicted boxes, (T, 4), in the frame of the references."""
+        return self.coder.decode_single(self.deltas, self.references)
+
+    @cached_property
+    def errors(self) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - a cached property is one
+        return 1 - paired_giou(self.predicted, self.truths)
+
+    @cached_property
+    def quality(self) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return paired_iou(self.predicted.detach(), self.truths)
+
+    @property
+    def output(self) -> Tensor:
+        return self.deltas
+
+    def smooth_l1(self, beta: float) -> Tensor:
+        """() smooth L1 loss of the deltas, summed; `beta` is the |error| of a delta at which it turns linear."""
+        targets = self.coder.encode_single(self.truths, self.references)
+        return F.smooth_l1_loss(self.deltas, targets, beta=beta, reduction="sum")
+
+
+@dataclass(frozen=True, eq=False)
+class Masks(Task):
+    """Mask prediction: errors are 1 - Dice, quality is the Dice coefficient (paper, section 5.1)."""
+
+    logits: Tensor  # (T, h, w) float, of the class of each ground truth
+    truths: Tensor  # (T, h, w) in [0, 1]
+    kept: Tensor | None = None
+
+    @cached_property
+    def dice(self) -> Tensor:
+        """Dice coefficient of each predicted mask with its ground truth, (T,) float32 in [0, 1]."""
+        return paired_dice(self.logits.float().sigmoid(), self.truths.float())
+
+    @property
+    def errors(self) -> Tensor:
+        return 1 - self.dice
+
+    @property
+    def quality(self) -> Tensor:
+        return self.dice.detach()
+
+    @property
+    def output(self) -> Tensor:
+        return self.logits
+
+    def cross_entropy(self) -> Tensor:
+        """() binary cross-entropy, the mean over all cells of all masks; 0 without any."""
+        entropy = F.binary_cross_entropy_with_logits(self.logits.float(), self.truths.float(), reduction="sum")
+        return entropy / max(self.logits.numel(), 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Centerness(Task):
+    """The auxiliary head of ATSS: errors are binary cross-entropies with the centerness of the anchors."""
+
+    logits: Tensor  # (P,)
+    truths: Tensor  # (P,) in [0, 1], see `centerness`
+    balanced: ClassVar[bool] = False
+
+    @property
+    def errors(self) -> Tensor:
+        return F.binary_cross_entropy_with_logits(self.logits.float(), self.truths, reduction="none")
+
+    @property
+    def quality(self) -> Tensor:
+        return 1 - (self.logits.detach().float().sigmoid() - self.truths).abs()
+
+    @property
+    def output(self) -> Tensor:
+        return self.logits
+
+
+def centerness(
+    anchors: Tensor,  # (P, 4), the centre of each inside its ground truth
+    truths: Tensor,  # (P, 4)
+) -> Tensor:
+    """(P,) in [0, 1]: 1 where an anchor's centre is its ground truth's, 0 at the border (FCOS, ICCV 2019, Eq. 3)."""
+    centre = 0.5 * (anchors[:, :2] + anchors[:, 2:])
+    before, behind = centre - truths[:, :2], truths[:, 2:] - centre  # left and top, right and bottom
+    ratios = torch.minimum(before, behind) / torch.maximum(before, behind)
+    return ratios.clamp(0, 1).prod(dim=1).sqrt()

@@ -1,0 +1,137 @@
+"""Every detector under every loss, small enough for a test. A new detector is one more entry of `DETECTORS`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rst.detectors import (
+    BackboneSettings,
+    DetectionSettings,
+    Detector,
+    ProposalSettings,
+    atss,
+    faster_rcnn,
+)
+
+Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A detector and the losses that it has."""
+
+    make: Callable[..., Detector]
+    losses: list[dict[str, Any]]
+    small: dict[str, Any]  # arguments that make it small
+    overfit: dict[str, Any] = field(default_factory=dict)  # and further ones that let it learn two images fast
+
+
+BACKBONE = BackboneSettings("mobilenet_v2", fpn_channels=16)
+DETECTORS: dict[str, Family] = {
+    "faster_rcnn": Family(
+        faster_rcnn,
+        [{"loss": "rank_sort"}, {"loss": "cross_entropy"}],
+        {"head_channels": 32, "proposals": ProposalSettings(100, 50, 100, 50)},
+        {"head_channels": 64, "anchor_scale": 6, "proposals": ProposalSettings(128, 64, 128, 64)},
+    ),
+    "atss": Family(
+        atss,
+        [
+            {"loss": "rank_sort"},
+            {"loss": "average_precision"},
+            {"loss": "average_precision", "centerness": True},
+            {"loss": "alrp"},
+            {"loss": "focal"},
+            {"loss": "focal", "centerness": True},
+            {"loss": "qfl"},
+        ],
+        {"head_channels": 64, "detections": DetectionSettings(score_threshold=0.005, nms_iou=0.6)},
+        {"detections": DetectionSettings(score_threshold=0.0, nms_iou=0.6)},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One detector under one loss."""
+
+    detector: str
+    options: dict[str, Any]
+
+    def __str__(self) -> str:
+        words = [f"{key}={value}" if key != "loss" else str(value) for key, value in self.options.items()]
+        return " ".join([self.detector, *words])
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the loss is a ranking: without positives all its terms are 0."""
+        return self.options["loss"] in ("rank_sort", "average_precision", "alrp")
+
+    def build(self, num_classes: int = 3, **options: Any) -> Detector:
+        """The detector with the weights of seed 0; `options` override."""
+        torch.manual_seed(0)
+        family = DETECTORS[self.detector]
+        return family.make(num_classes, **({"backbone": BACKBONE} | family.small | self.options | options))
+
+    def build_to_overfit(self, num_classes: int) -> Detector:
+        """The backbone stays as it is: its random features are enough, and cheaper."""
+        backbone = BackboneSettings("resnet18", frozen_stages=4, fpn_channels=32)
+        return self.build(num_classes, backbone=backbone, **DETECTORS[self.detector].overfit)
+
+
+CASES = [Case(name, options) for name, family in DETECTORS.items() for options in family.losses]
+
+
+def objects_batch() -> Batch:
+    """Two images of different sizes, one with two objects and one with one."""
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.rand(3, 64, 96, generator=generator), torch.rand(3, 90, 64, generator=generator)]
+    targets = [
+        {"boxes": torch.tensor([[4.0, 6, 40, 50], [50, 10, 90, 44]]), "labels": torch.tensor([0, 2])},
+        {"boxes": torch.tensor([[10.0, 20, 52, 80]]), "labels": torch.tensor([1])},
+    ]
+    return images, targets
+
+
+def bright_rectangles() -> Batch:
+    """Two dark images with bright rectangles, of another colour for each class."""
+    generator = torch.Generator().manual_seed(3)
+    images, targets = [], []
+    for boxes in ([[4, 6, 28, 30], [32, 34, 60, 58]], [[12, 18, 42, 56]]):
+        image = torch.rand(3, 64, 64, generator=generator) * 0.2
+        for channel, (x1, y1, x2, y2) in enumerate(boxes):
+            image[channel, y1:y2, x1:x2] = 1
+        images.append(image)
+        targets.append({"boxes": torch.tensor(boxes, dtype=torch.float32), "labels": torch.arange(len(boxes))})
+    return images, targets
+
+
+def target(*boxes: list[float]) -> dict[str, Tensor]:
+    """Objects of class 0."""
+    return {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.zeros(len(boxes), dtype=torch.int64)}
+
+
+def random_images(*sizes: tuple[int, int]) -> list[Tensor]:
+    """Images (3, height, width) of noise."""
+    generator = torch.Generator().manual_seed(2)
+    return [torch.rand(3, *size, generator=generator) for size in sizes]
+
+
+def step(model: Detector, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, float]:
+    """The losses of one step, after a check that each is finite and that every trainable parameter has a gradient."""
+    model.zero_grad(set_to_none=True)
+    losses = model(images, targets)
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    torch.stack(list(losses.values())).sum().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f"{name}: distributed training would wait for it"
+            assert parameter.grad.isfinite().all(), name
+        else:
+            assert parameter.grad is None, name
+    values = {name: loss.item() for name, loss in losses.items()}
+    assert all(value == value for value in values.values()), values
+    return values
