@@ -5,7 +5,7 @@ import importlib
 import time
 from pathlib import Path
 
-from rst.data import shapes, shapes_lvis, trees
+from rst.data.samples import shapes, shapes_lvis, trees
 
 # Commands in modules of their own, which are imported only when called.
 ELSEWHERE = {"check": "rst.cli.data_check", "show": "rst.cli.data_show"}

@@ -3,16 +3,16 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from rst.data.errors import DataError, DataWarning, FetchError
+from rst.coco.errors import DataError, DataWarning
 
 if TYPE_CHECKING:
-    from rst.data.coco import CocoDetection
+    from rst.data.dataset import CocoDetection
     from rst.data.module import DetectionData
 
-__all__ = ["CocoDetection", "DataError", "DataWarning", "DetectionData", "FetchError"]
+__all__ = ["CocoDetection", "DataError", "DataWarning", "DetectionData"]
 
 # Imported when asked for: torch and Lightning take seconds, which checking and making data sets need not wait for.
-LATE = {"CocoDetection": "rst.data.coco", "DetectionData": "rst.data.module"}
+LATE = {"CocoDetection": "rst.data.dataset", "DetectionData": "rst.data.module"}
 
 
 def __getattr__(name: str) -> Any:

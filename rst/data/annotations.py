@@ -15,11 +15,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from rst.data.columns import SHOWN, Columns, absent_pictures, clip_boxes, elsewhere, read_columns
-from rst.data.errors import DataError, DataWarning
-from rst.data.faults import refuse
-from rst.data.fields import load_json
-from rst.data.masks import check_segmentations
+from rst.coco.columns import SHOWN, Columns, absent_pictures, clip_boxes, elsewhere, read_columns
+from rst.coco.errors import DataError, DataWarning
+from rst.coco.faults import refuse
+from rst.coco.fields import load_json
+from rst.coco.masks import check_segmentations
 
 FaultyBoxes = Literal["refuse", "leave_out"]
 

@@ -9,9 +9,9 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from rst.coco.errors import DataError
 from rst.data.annotations import FaultyBoxes
-from rst.data.coco import CocoDetection
-from rst.data.errors import DataError
+from rst.data.dataset import CocoDetection
 from rst.data.repeats import Rounding, check_repeats
 from rst.data.sampler import EpochBatches, TrainingLoader
 from rst.data.transforms import evaluation_transforms, training_transforms

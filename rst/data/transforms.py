@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from rst.data.pictures import resized
+from rst.data.images import resized
 
 MIN_SIDE = 1.0  # pixels after resizing; a thinner box has no target to learn from
 MEAN_COLOUR = [124, 116, 104]  # ImageNet's mean, which normalising turns to about zero

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from rst.data.errors import DataError
-from rst.data.fields import load_json, short
-from rst.data.run_lengths import whole_masks
+from rst.coco.errors import DataError
+from rst.coco.fields import load_json, short
+from rst.coco.run_lengths import whole_masks
 from rst.evaluation.protocol import Protocol
 from rst.evaluation.truth import GroundTruth, Shapes, is_box, mask_areas
 

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from rst.data.errors import DataError
-from rst.data.fields import integers, load_json, refuse_duplicates, section, short
-from rst.data.masks import check_segmentations
+from rst.coco.errors import DataError
+from rst.coco.fields import integers, load_json, refuse_duplicates, section, short
+from rst.coco.masks import check_segmentations
 from rst.evaluation.protocol import FREQUENCIES, PROTOCOLS, IouType, Protocol, ProtocolName
 
 Shapes = np.ndarray | list[Any]  # (n, 4) float64 [x, y, width, height] in pixels, or n compressed run lengths

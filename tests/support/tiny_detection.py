@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from rst.data import shapes
+from rst.data.samples import shapes
 
 CLASSES = 6
 TRAIN, VAL = 12, 4  # pictures

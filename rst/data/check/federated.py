@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from rst.data.columns import Columns
-from rst.data.faults import Fault, Sink, entry_name, short
+from rst.coco.columns import Columns
+from rst.coco.faults import Fault, Sink, entry_name, short
 
 FREQUENCIES = ("r", "c", "f")
 LISTS = ("neg_category_ids", "not_exhaustive_category_ids")

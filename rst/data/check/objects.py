@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from rst.data.columns import OUTSIDE, THIN, Columns, clip_boxes
-from rst.data.faults import Fault, Sink, entry_name, short
-from rst.data.masks import check_segmentations, extents
+from rst.coco.columns import OUTSIDE, THIN, Columns, clip_boxes
+from rst.coco.faults import Fault, Sink, entry_name, short
+from rst.coco.masks import check_segmentations, extents
 
 BORDER_SLACK = 1.0  # pixels that a box may reach beyond the border before it is worth a word; rounding makes less
 AREA_SLACK = 1.05, 2.0  # an area may be this many times its box's, plus so many square pixels

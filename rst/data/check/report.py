@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rst.data.faults import Fault
+from rst.coco.faults import Fault
 
 Level = Literal["error", "warning"]
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from rst.coco.columns import Columns, absent_pictures, elsewhere, read_columns
+from rst.coco.errors import DataError
+from rst.coco.faults import Fault, entry_name
+from rst.coco.fields import integers, load_json, section, strings, without_collector
 from rst.data.check.federated import check_federated, is_federated
 from rst.data.check.levels import SCALE
 from rst.data.check.objects import check_areas, check_boxes, check_masks, check_repeats
 from rst.data.check.report import Report
 from rst.data.check.statistics import describe
-from rst.data.columns import Columns, absent_pictures, elsewhere, read_columns
-from rst.data.errors import DataError
-from rst.data.faults import Fault, entry_name
-from rst.data.fields import integers, load_json, section, strings, without_collector
-from rst.data.pictures import PictureFault, look_at_picture
+from rst.data.images import PictureFault, look_at_picture
 
 # A context manager around a step of the check, made from its name and the number of its parts; what it gives is called
 # with the number of parts done since.

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from rst.coco.columns import Columns
 from rst.data.check.federated import frequency_counts, is_federated
 from rst.data.check.levels import RATIOS, SAMPLE, SCALE, STRIDES, positives_per_level
-from rst.data.columns import Columns
-from rst.data.pictures import resized
+from rst.data.images import resized
 
 SMALL, LARGE = 32**2, 96**2  # square pixels: COCO's bounds, by the area of the box
 FEW = 10  # objects; a class with fewer is hardly learnt

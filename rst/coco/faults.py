@@ -1,0 +1,40 @@
+"""What can be wrong with an annotation file, said once: the reader raises the first fault, the check collects all."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rst.coco.errors import DataError
+
+
+class Fault(NamedTuple):
+    """One fault."""
+
+    kind: str  # a key of `rst.data.check.report.KINDS`
+    subject: str  # "annotation", "image", "category" or "file"
+    id: Any  # of the entry, as in the file; None where it has none
+    message: str  # names entry, key and value, not the file
+    value: Any = None  # what is wrong, a JSON value
+
+
+Sink = Callable[[Fault], None]  # takes a fault; if it returns, reading goes on without what is faulty
+
+
+def refuse(file: Path) -> Sink:
+    """A sink that raises the first fault as `DataError`."""
+
+    def raise_first(fault: Fault) -> None:
+        raise DataError(f"{file}: {fault.message}")
+
+    return raise_first
+
+
+def entry_name(entry: dict[str, Any], position: int, kind: str, key: str = "") -> str:
+    """How a message names an entry: by its id, or by its place in the file where the id itself is missing or faulty."""
+    named = "id" in entry and key != "id" and isinstance(entry["id"], int | float | str)
+    return f"{kind} {short(entry['id'])}" if named else f"{kind} number {position + 1}"
+
+
+def short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
