@@ -35,7 +35,7 @@ class Columns:
     class_names: list[str]  # C
     objects: list[dict[str, Any]]  # K
     ids: np.ndarray  # (K,) int64
-    picture: np.ndarray  # (K,) int64 in [0, N); -1 where faulty
+    image: np.ndarray  # (K,) int64 index in [0, N); -1 where faulty
     label: np.ndarray  # (K,) int64 in [0, C); -1 where faulty
     boxes: np.ndarray  # (K, 4) float64 XYWH as in the file; NaN where faulty
     ignored: np.ndarray  # (K,) bool: crowds, and annotations marked `ignore`
@@ -66,10 +66,10 @@ def read_columns(content: Any, sink: Sink) -> Columns:
         class_names=[names[i] for i in order],
         objects=objects,
         ids=ids,
-        picture=_references(objects, "image_id", image_ids, image_right, sink),
-        label=_references(objects, "category_id", category_ids[order], np.ones(len(order), bool), sink),
-        boxes=_boxes(objects, sink),
-        ignored=_flags(objects, "iscrowd", sink) | _flags(objects, "ignore", sink),
+        image=reference_column(objects, "image_id", image_ids, image_right, sink),
+        label=reference_column(objects, "category_id", category_ids[order], np.ones(len(order), bool), sink),
+        boxes=box_column(objects, sink),
+        ignored=flag_column(objects, "iscrowd", sink) | flag_column(objects, "ignore", sink),
         images=images,
         categories=[categories[i] for i in order],
     )
@@ -147,7 +147,7 @@ def _sizes(images: list[dict[str, Any]], ids: np.ndarray, sink: Sink) -> np.ndar
     return np.where(beyond.any(1, keepdims=True) | ~right[:, None], 0, sizes).astype(np.int32)
 
 
-def _references(
+def reference_column(
     objects: list[dict[str, Any]], key: str, known: np.ndarray, known_right: np.ndarray, sink: Sink
 ) -> np.ndarray:
     """(K,) int64: where each annotation's `key` stands in `known`, the first time if twice; -1 where it does not."""
@@ -168,7 +168,7 @@ def _references(
     return np.where(found & right, rows[place], -1)
 
 
-def _boxes(objects: list[dict[str, Any]], sink: Sink) -> np.ndarray:
+def box_column(objects: list[dict[str, Any]], sink: Sink) -> np.ndarray:
     """(K, 4) float64 XYWH as in the file, NaN where faulty."""
     faulty = (np.nan,) * 4
     rows: list[Any] = [entry.get("bbox") for entry in objects]
@@ -202,7 +202,7 @@ def _float(value: float) -> float:
         return np.inf
 
 
-def _flags(objects: list[dict[str, Any]], key: str, sink: Sink) -> np.ndarray:
+def flag_column(objects: list[dict[str, Any]], key: str, sink: Sink) -> np.ndarray:
     """(K,) bool of a key that is 0 or 1, or false or true, and 0 where it is missing."""
     values = [entry.get(key) or 0 for entry in objects]
     flags = np.zeros(len(values), bool)

@@ -1,7 +1,7 @@
 """JSON files and typed fields of the objects in them, with faults named by file, id and key.
 
-A field is read as a column of all entries at once. `..._column` hands faults to a sink and goes on; the shorter names
-raise the first one.
+A field is read as a column of all entries at once. Faults go to a sink: one that raises stops the reading, one that
+returns gets all of them.
 """
 
 import gc
@@ -15,9 +15,7 @@ import numpy as np
 import orjson
 
 from rst.coco.errors import DataError
-from rst.coco.faults import Fault, Sink, entry_name, refuse, short
-
-__all__ = ["integers", "load_json", "refuse_duplicates", "section", "short", "strings"]
+from rst.coco.faults import Fault, Sink, entry_name, short
 
 INT64 = range(-(2**63), 2**63)
 
@@ -56,11 +54,6 @@ def without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def section(content: Any, key: str, file: Path) -> list[dict[str, Any]]:
-    """The list of objects under a top-level key."""
-    return section_entries(content, key, refuse(file))
-
-
 def section_entries(content: Any, key: str, sink: Sink) -> list[dict[str, Any]]:
     """The objects of the list under a top-level key; an empty list if there is none."""
     if not isinstance(content, dict):
@@ -82,11 +75,6 @@ def section_entries(content: Any, key: str, sink: Sink) -> list[dict[str, Any]]:
     return []
 
 
-def integers(entries: list[dict[str, Any]], key: str, kind: str, file: Path) -> np.ndarray:
-    """(len(entries),) int64."""
-    return integer_column(entries, key, kind, refuse(file))[0]
-
-
 def integer_column(
     entries: list[dict[str, Any]], key: str, kind: str, sink: Sink, default: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -105,11 +93,6 @@ def integer_column(
     return np.array(values, np.int64), right
 
 
-def strings(entries: list[dict[str, Any]], key: str, kind: str, file: Path) -> list[str]:
-    """One non-empty text per entry."""
-    return string_column(entries, key, kind, refuse(file))
-
-
 def string_column(entries: list[dict[str, Any]], key: str, kind: str, sink: Sink) -> list[str]:
     """One text per entry, empty where it is missing or faulty."""
     values = []
@@ -120,10 +103,6 @@ def string_column(entries: list[dict[str, Any]], key: str, kind: str, sink: Sink
             value = ""
         values.append(value)
     return values
-
-
-def refuse_duplicates(ids: np.ndarray, kind: str, file: Path) -> None:
-    report_duplicates(ids, kind, refuse(file))
 
 
 def report_duplicates(ids: np.ndarray, kind: str, sink: Sink) -> None:

@@ -72,12 +72,7 @@ def check_segmentations(
 def decode_segmentation(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
     """(H, W) uint8 in {0, 1} of polygons or run lengths that `check_segmentation` returned."""
     try:
-        runs: Any = segmentation  # compressed run lengths
-        if isinstance(segmentation, list):
-            polygons: Any = coco_mask.frPyObjects(segmentation, height, width)
-            runs = coco_mask.merge(polygons)
-        elif isinstance(segmentation["counts"], list):
-            runs = coco_mask.frPyObjects(segmentation, height, width)
+        runs = compress(segmentation, height, width)
         with warnings.catch_warnings():
             # pycocotools 2.0.11 does not know the copy argument that numpy 2 hands to __array__
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
@@ -90,6 +85,24 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """Compressed run lengths, as JSON values, of a mask (H, W) of booleans or {0, 1}."""
     run_lengths: Any = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in run_lengths["size"]], "counts": run_lengths["counts"].decode("ascii")}
+
+
+def compress(segmentation: Any, height: int, width: int) -> Any:
+    """Compressed run lengths of what `check_segmentation` returned; those of an empty mask for None."""
+    if segmentation is None:
+        return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
+    if isinstance(segmentation, list):
+        polygons: Any = coco_mask.frPyObjects(segmentation, height, width)
+        return coco_mask.merge(polygons)
+    runs: Any = segmentation
+    return coco_mask.frPyObjects(runs, height, width) if isinstance(runs["counts"], list) else runs
+
+
+def mask_areas(masks: list[Any]) -> np.ndarray:
+    """(n,) float64 pixels of compressed run lengths."""
+    area: Any = coco_mask.area
+    parts = [area(masks[i : i + 255]) for i in range(0, len(masks), 255)]  # pycocotools 2.0.11 counts them in a byte
+    return np.concatenate([np.zeros(0), *parts])
 
 
 def extents(segmentations: Sequence[Any], heights: Sequence[int]) -> np.ndarray:
@@ -105,17 +118,14 @@ def extents(segmentations: Sequence[Any], heights: Sequence[int]) -> np.ndarray:
             boxes[polygonal, column] = reduce.reduceat(flat[column % 2 :: 2], first)
     run_lengths = [index for index, value in enumerate(segmentations) if isinstance(value, dict)]
     if run_lengths:
-        compressed: Any = [_compressed(segmentations[index], heights[index]) for index in run_lengths]
+        compressed: Any = [
+            compress(segmentations[index], heights[index], segmentations[index]["size"][1]) for index in run_lengths
+        ]
         found = np.asarray(coco_mask.toBbox(compressed), np.float64).reshape(-1, 4)
         found[:, 2:] += found[:, :2]
         found[(found[:, 2:] <= found[:, :2]).any(1)] = np.nan
         boxes[run_lengths] = found
     return boxes
-
-
-def _compressed(segmentation: dict[str, Any], height: int) -> Any:
-    runs: Any = segmentation
-    return runs if isinstance(runs["counts"], str) else coco_mask.frPyObjects(runs, height, runs["size"][1])
 
 
 def _polygon_fault(polygons: list[Any]) -> str:

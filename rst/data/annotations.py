@@ -78,7 +78,7 @@ def read_annotations(
         raise ValueError(f"faulty_boxes must be 'refuse' or 'leave_out', got {faulty_boxes!r}")
     columns = read_columns(load_json(file), refuse(file))
     _check_pictures_exist(columns, file, images)
-    ids, picture, objects = columns.ids, columns.picture, columns.objects
+    ids, picture, objects = columns.ids, columns.image, columns.objects
     corners, faults = clip_boxes(columns.boxes, columns.sizes[picture])
     reasons = {reason: mask & ~columns.ignored for reason, mask in faults.items()}
     kept = ~np.any([columns.ignored, *faults.values()], axis=0)

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from rst.coco.errors import DataError
-from rst.coco.fields import load_json, short
+from rst.coco.faults import short
+from rst.coco.fields import load_json
+from rst.coco.masks import mask_areas
 from rst.coco.run_lengths import whole_masks
 from rst.evaluation.protocol import Protocol
-from rst.evaluation.truth import GroundTruth, Shapes, is_box, mask_areas
+from rst.evaluation.truth import GroundTruth, Shapes
 
 ASTRAY = 0.1  # share of boxes that may lie mostly outside their pictures before it is said
 LEAST_CAP = 50  # detections a picture; few detectors stop at fewer
@@ -170,13 +172,24 @@ def _boxes(values: list[Any], source: str) -> np.ndarray:
     if boxes.shape == (len(values), 4) and boxes.dtype.kind in "iuf":
         sound = np.isfinite(boxes).all(1) & (boxes[:, 2:] >= 0).all(1)
     else:
-        sound = np.array([is_box(value) for value in values], bool)
+        sound = np.array([_is_box(value) for value in values], bool)
     for i in np.flatnonzero(~sound):
         raise DataError(
             f"{source}[{i}]: bbox must be four finite numbers [x, y, width, height], width and height not negative, "
             f"is {short(values[i])}"
         )
     return boxes.astype(np.float64).reshape(-1, 4)
+
+
+def _is_box(value: Any) -> bool:
+    """Whether a value is [x, y, width, height], finite and with no negative side."""
+    try:
+        box = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return False
+    if box.shape != (4,) or box.dtype.kind not in "iuf":
+        return False
+    return bool(np.isfinite(box).all() and (box[2:] >= 0).all())
 
 
 def _doubt(boxes: np.ndarray, sizes: np.ndarray, source: str) -> str:

@@ -10,11 +10,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from rst.coco.lvis import FREQUENCIES
 from rst.evaluation.detections import Detections, read_detections
 from rst.evaluation.lrp import GRID, Lrp, LrpCurve, on_grid, optimal_lrp
 from rst.evaluation.matching import by_class, match
 from rst.evaluation.precision import precision_at_recalls, recall_at_limits
-from rst.evaluation.protocol import FREQUENCIES, IOU_THRESHOLDS, SIZES, IouType, ProtocolName
+from rst.evaluation.protocol import IOU_THRESHOLDS, SIZES, IouType, ProtocolName
 from rst.evaluation.truth import GroundTruth, read_ground_truth
 
 LRP_PARTS = {"": "error", "_Loc": "localisation", "_FP": "false_positive", "_FN": "false_negative"}

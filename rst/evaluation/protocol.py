@@ -19,12 +19,6 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 SIZES = {"": "all", "s": "small", "m": "medium", "l": "large"}  # suffix of a metric, name
 AREAS = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # (4, 2) square pixels, both ends included
 
-FREQUENCIES = {
-    "r": "rare",
-    "c": "common",
-    "f": "frequent",
-}  # LVIS: in up to 10, up to 100, more pictures of its training
-
 
 @dataclass(frozen=True)
 class Protocol:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from rst.coco.lvis import FREQUENCIES
 from rst.evaluation.evaluator import LRP_PARTS, Evaluation
-from rst.evaluation.protocol import FREQUENCIES, SIZES
+from rst.evaluation.protocol import SIZES
 
 SHAPES = {"bbox": "boxes", "segm": "masks"}
 CLASS_COLUMNS = ("AP", "AP50", "AP75", "oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN")

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
+from rst.coco.columns import SECTIONS, box_column, flag_column, reference_column
 from rst.coco.errors import DataError
-from rst.coco.fields import integers, load_json, refuse_duplicates, section, short
-from rst.coco.masks import check_segmentations
-from rst.evaluation.protocol import FREQUENCIES, PROTOCOLS, IouType, Protocol, ProtocolName
+from rst.coco.faults import Sink, refuse, short
+from rst.coco.fields import integer_column, load_json, report_duplicates, section_entries
+from rst.coco.lvis import NEGATIVE, NOT_EXHAUSTIVE, category_lists, frequency_column, is_lvis
+from rst.coco.masks import check_segmentations, compress, mask_areas
+from rst.evaluation.protocol import PROTOCOLS, IouType, Protocol, ProtocolName
 
 Shapes = np.ndarray | list[Any]  # (n, 4) float64 [x, y, width, height] in pixels, or n compressed run lengths
-
-FEDERATED_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
 @dataclass(frozen=True)
@@ -53,40 +53,46 @@ def read_ground_truth(file: Path, iou_type: IouType, protocol: ProtocolName | Li
     Raises:
         DataError: a file that cannot be read as COCO or, with "lvis", as LVIS; names the file, the entry and the key.
     """
-    content = load_json(file)
-    images, objects, categories = (section(content, key, file) for key in ("images", "annotations", "categories"))
-    category_ids = integers(categories, "id", "category", file)
-    image_ids = integers(images, "id", "image", file)
-    ids = integers(objects, "id", "annotation", file)
+    content, sink = load_json(file), refuse(file)
+    images, objects, categories = (section_entries(content, key, sink) for key in SECTIONS)
+    image_ids, ids, category_ids = (
+        integer_column(entries, "id", kind, sink)[0]
+        for entries, kind in ((images, "image"), (objects, "annotation"), (categories, "category"))
+    )
     for values, kind in ((category_ids, "category"), (image_ids, "image"), (ids, "annotation")):
-        refuse_duplicates(values, kind, file)
+        report_duplicates(values, kind, sink)
     if not len(category_ids):
         raise DataError(f"{file}: 'categories' is empty")
+    if len(ids) and not len(image_ids):
+        raise DataError(f"{file}: 'images' is empty, but there are {len(ids)} annotations")
     if protocol == "auto":
-        protocol = "lvis" if _looks_federated(images, categories) else "coco"
+        protocol = "lvis" if is_lvis(images, categories) else "coco"
     judged = PROTOCOLS[protocol]
 
     class_order, image_order = np.argsort(category_ids), np.argsort(image_ids)
     category_ids, image_ids = category_ids[class_order], image_ids[image_order]
     images = [images[i] for i in image_order]
     categories = [categories[i] for i in class_order]
-    sizes = np.stack([integers(images, side, "image", file) for side in ("height", "width")], 1).reshape(-1, 2)
-    image = _places(integers(objects, "image_id", "annotation", file), image_ids, ids, "image_id", file)
-    label = _places(integers(objects, "category_id", "annotation", file), category_ids, ids, "category_id", file)
+    sides = [integer_column(images, side, "image", sink)[0] for side in ("height", "width")]
+    sizes = np.stack(sides, 1).reshape(-1, 2)
+    image, label = (
+        reference_column(objects, key, known, np.ones(len(known), bool), sink)
+        for key, known in (("image_id", image_ids), ("category_id", category_ids))
+    )
     groups = label * len(image_ids) + image
 
     order = np.argsort(groups, kind="stable")
     objects = [objects[i] for i in order]
     shapes, areas = _shapes(objects, sizes[image[order]], iou_type, file)
-    crowd = np.array([bool(entry.get("iscrowd", 0)) for entry in objects], bool)
+    crowd = flag_column(objects, "iscrowd", sink)
     if judged.federated:  # LVIS has no crowds, and its tool leaves objects without area out
         kept = np.flatnonzero(areas > 0)
-        ignored = np.array([bool(entry.get("ignore", 0)) for entry in objects], bool)
+        ignored = flag_column(objects, "ignore", sink)
         crowd = np.zeros_like(crowd)
     else:
         kept, ignored = np.arange(len(objects)), crowd
     negative, not_exhaustive = (
-        [_federated_groups(images, key, category_ids, file) for key in FEDERATED_KEYS]
+        [_listed_groups(images, key, category_ids, sink) for key in (NEGATIVE, NOT_EXHAUSTIVE)]
         if judged.federated
         else [np.zeros(0, np.int64)] * 2
     )
@@ -98,7 +104,7 @@ def read_ground_truth(file: Path, iou_type: IouType, protocol: ProtocolName | Li
         sizes=sizes,
         category_ids=category_ids,
         class_names=[str(entry.get("name", entry["id"])) for entry in categories],
-        frequencies=_frequencies(categories, file) if judged.federated else [],
+        frequencies=frequency_column(categories, sink) if judged.federated else [],
         groups=groups[order][kept],
         shapes=shapes[kept] if isinstance(shapes, np.ndarray) else [shapes[i] for i in kept],
         areas=areas[kept],
@@ -108,36 +114,6 @@ def read_ground_truth(file: Path, iou_type: IouType, protocol: ProtocolName | Li
         negative=negative,
         not_exhaustive=not_exhaustive,
     )
-
-
-def is_box(value: Any) -> bool:
-    """Whether a value is [x, y, width, height], finite and with no negative side."""
-    try:
-        box = np.asarray(value)
-    except ValueError:  # lists of different lengths
-        return False
-    if box.shape != (4,) or box.dtype.kind not in "iuf":
-        return False
-    return bool(np.isfinite(box).all() and (box[2:] >= 0).all())
-
-
-def mask_areas(masks: list[Any]) -> np.ndarray:
-    """(n,) float64 pixels of compressed run lengths."""
-    area: Any = coco_mask.area
-    parts = [area(masks[i : i + 255]) for i in range(0, len(masks), 255)]  # pycocotools 2.0.11 counts them in a byte
-    return np.concatenate([np.zeros(0), *parts])
-
-
-def _looks_federated(images: list[dict[str, Any]], categories: list[dict[str, Any]]) -> bool:
-    return all("frequency" in entry for entry in categories) and any(FEDERATED_KEYS[0] in entry for entry in images)
-
-
-def _places(values: np.ndarray, known: np.ndarray, ids: np.ndarray, key: str, file: Path) -> np.ndarray:
-    """Index of each value in `known` (ascending)."""
-    places = np.searchsorted(known, values)
-    for i in np.flatnonzero(~np.isin(values, known)):
-        raise DataError(f"{file}: annotation {ids[i]}: {key} {values[i]} is not in this file")
-    return places
 
 
 def _shapes(
@@ -158,52 +134,29 @@ def _shapes(
 
 
 def _boxes(objects: list[dict[str, Any]], file: Path) -> np.ndarray:
-    for entry in objects:
-        if not is_box(entry.get("bbox")):
-            raise DataError(
-                f"{file}: annotation {entry['id']}: 'bbox' must be four finite numbers [x, y, width, height], width "
-                f"and height not negative, is {short(entry.get('bbox'))}"
-            )
-    return np.array([entry["bbox"] for entry in objects], np.float64).reshape(-1, 4)
+    """(G, 4) float64 XYWH; a width or height below 0 is refused, because it has no area to compare."""
+    boxes = box_column(objects, refuse(file))
+    for i in np.flatnonzero((boxes[:, 2:] < 0).any(1)):
+        entry = objects[i]
+        raise DataError(
+            f"{file}: annotation {entry['id']}: 'bbox' has a negative width or height, is {short(entry['bbox'])}"
+        )
+    return boxes
 
 
 def _masks(objects: list[dict[str, Any]], sizes: list[list[int]], file: Path) -> list[Any]:
     """Compressed run lengths; an empty mask where no polygon has three points."""
 
-    def refuse(index: int, text: str) -> None:
+    def refuse_mask(index: int, text: str) -> None:
         raise DataError(f"{file}: annotation {objects[index]['id']}: {text}")
 
-    masks: list[Any] = check_segmentations([entry.get("segmentation") for entry in objects], sizes, refuse)
-    for index, (usable, (height, width)) in enumerate(zip(masks, sizes, strict=True)):
-        if usable is None:
-            masks[index] = coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
-        elif isinstance(usable, list):
-            polygons: Any = coco_mask.frPyObjects(usable, height, width)
-            masks[index] = coco_mask.merge(polygons)
-        elif isinstance(usable["counts"], list):
-            masks[index] = coco_mask.frPyObjects(usable, height, width)
-    return masks
+    usable = check_segmentations([entry.get("segmentation") for entry in objects], sizes, refuse_mask)
+    return [compress(value, *size) for value, size in zip(usable, sizes, strict=True)]
 
 
-def _frequencies(categories: list[dict[str, Any]], file: Path) -> list[str]:
-    for entry in categories:
-        if entry.get("frequency") not in FREQUENCIES:
-            raise DataError(
-                f"{file}: category {entry['id']}: 'frequency' must be one of {', '.join(FREQUENCIES)} for LVIS's "
-                f"protocol, is {short(entry.get('frequency'))}"
-            )
-    return [entry["frequency"] for entry in categories]
-
-
-def _federated_groups(images: list[dict[str, Any]], key: str, category_ids: np.ndarray, file: Path) -> np.ndarray:
-    """The groups that the pictures list under a key; categories that are not in the file are nobody's."""
-    groups = []
-    for place, entry in enumerate(images):
-        if key not in entry:
-            raise DataError(f"{file}: image {entry['id']} has no key '{key}', which LVIS's protocol needs")
-        listed = entry[key]
-        if not (isinstance(listed, list) and set(map(type, listed)) <= {int}):
-            raise DataError(f"{file}: image {entry['id']}: '{key}' must be a list of category ids, is {short(listed)}")
-        labels = np.flatnonzero(np.isin(category_ids, listed))
-        groups.append(labels * len(images) + place)
-    return np.sort(np.concatenate([np.zeros(0, np.int64), *groups]))
+def _listed_groups(images: list[dict[str, Any]], key: str, category_ids: np.ndarray, sink: Sink) -> np.ndarray:
+    """The groups that the images list under a key, ascending; categories that the file does not have are left out."""
+    groups = [np.zeros(0, np.int64)]
+    for index, listed in enumerate(category_lists(images, key, sink)):
+        groups.append(np.flatnonzero(np.isin(category_ids, listed)) * len(images) + index)
+    return np.sort(np.concatenate(groups))

@@ -158,7 +158,7 @@ def test_area_and_crowd_flag_may_be_missing(annotations):
     masks = evaluate_detections(annotations(content), [result], "segm")
     assert [masks["AP"], masks["APm"], masks["APs"]] == pytest.approx([1.0, 1.0, -1.0]), "the area is that of the mask"
     del content["annotations"][0]["bbox"]
-    with pytest.raises(DataError, match=r"annotation 1: 'bbox' must be four finite numbers.*, is None"):
+    with pytest.raises(DataError, match=r"annotation 1: 'bbox' must be four numbers .*, is missing"):
         evaluate_detections(annotations(content), [RESULT])
 
 

@@ -158,10 +158,18 @@ def test_files_that_are_no_results_are_named(annotations, tmp_path):
 @pytest.mark.parametrize(
     ("section", "change", "message"),
     [
-        ("annotations", {"category_id": 8}, r"annotation 1: category_id 8 is not in this file"),
-        ("annotations", {"image_id": 8}, r"annotation 1: image_id 8 is not in this file"),
-        ("annotations", {"bbox": [1, 2, -3, 4]}, r"annotation 1: 'bbox' must be four finite numbers .*\[1, 2, -3, 4\]"),
-        ("annotations", {"bbox": "1234"}, r"annotation 1: 'bbox' must be four finite numbers .*'1234'"),
+        (
+            "annotations",
+            {"category_id": 8},
+            r"annotation 1: category_id 8 is no category of this file \(category ids: 3, 5\)",
+        ),
+        ("annotations", {"image_id": 8}, r"annotation 1: image_id 8 is no image of this file \(image ids: 1\)"),
+        (
+            "annotations",
+            {"bbox": [1, 2, -3, 4]},
+            r"annotation 1: 'bbox' has a negative width or height, is \[1, 2, -3, 4\]",
+        ),
+        ("annotations", {"bbox": "1234"}, r"annotation 1: 'bbox' must be four numbers .*'1234'"),
         ("annotations", {"area": -1}, r"annotation 1: 'area' must be a number of pixels, is -1"),
         ("annotations", {"area": None}, r"annotation 1: 'area' must be a number of pixels, is None"),
         ("images", {"height": None}, r"image 1: 'height' must be an integer, is None"),
@@ -180,6 +188,8 @@ def test_ground_truth_that_is_none_is_named(annotations, tmp_path):
         evaluate_detections(tmp_path / "absent.json", [])
     with pytest.raises(DataError, match=r"instances.json: image id 1 is used 2 times"):
         evaluate_detections(annotations(GROUND_TRUTH | {"images": GROUND_TRUTH["images"] * 2}), [])
+    with pytest.raises(DataError, match=r"instances.json: 'images' is empty, but there are 1 annotations"):
+        evaluate_detections(annotations(GROUND_TRUTH | {"images": []}), [])
     with pytest.raises(DataError, match=r"instances.json: 'categories' is empty"):
         evaluate_detections(annotations(GROUND_TRUTH | {"annotations": [], "categories": []}), [])
     without = {key: value for key, value in GROUND_TRUTH["annotations"][0].items() if key != "segmentation"}

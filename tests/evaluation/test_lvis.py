@@ -161,21 +161,24 @@ def test_a_coco_file_is_no_lvis_file(annotations):
         del entry["neg_category_ids"]
     assert "AR100" in evaluate_detections(annotations(content), [])
     with pytest.raises(
-        DataError, match=r"lvis.json: image 1 has no key 'neg_category_ids', which LVIS's protocol needs"
+        DataError,
+        match=r"lvis.json: image 1: 'neg_category_ids' must be a list of category ids in an LVIS file, is missing",
     ):
         evaluate(annotations(content), [], protocol="lvis")
     content = copy.deepcopy(FEDERATED)
     content["categories"][1]["frequency"] = "x"
     with pytest.raises(
-        DataError, match=r"lvis.json: category 2: 'frequency' must be one of r, c, f for LVIS's protocol, is 'x'"
+        DataError, match=r"lvis.json: category 2: 'frequency' must be one of r, c, f in an LVIS file, is 'x'"
     ):
         evaluate(annotations(content), [])
     content = copy.deepcopy(FEDERATED)
     del content["images"][1]["not_exhaustive_category_ids"]
-    with pytest.raises(DataError, match=r"image 2 has no key 'not_exhaustive_category_ids'"):
+    with pytest.raises(DataError, match=r"image 2: 'not_exhaustive_category_ids' must be a list .*, is missing"):
         evaluate(annotations(content), [])
     content["images"][1]["not_exhaustive_category_ids"] = 7
-    with pytest.raises(DataError, match=r"image 2: 'not_exhaustive_category_ids' must be a list of category ids, is 7"):
+    with pytest.raises(
+        DataError, match=r"image 2: 'not_exhaustive_category_ids' must be a list of category ids in an LVIS file, is 7"
+    ):
         evaluate(annotations(content), [])
     with pytest.raises(ValueError, match=r"protocol must be 'coco', 'lvis' or 'auto', got 'voc'"):
         evaluate(annotations(FEDERATED), [], protocol="voc")  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ CHUNK = 20_000  # masks between two steps of the progress
 def check_boxes(columns: Columns, sink: Sink) -> np.ndarray:
     """Report faulty boxes; the clipped corners (K, 4) XYXY, NaN where there is no usable box."""
     usable = _usable(columns)
-    sizes = np.where(usable[:, None], columns.sizes[columns.picture], 0)
+    sizes = np.where(usable[:, None], columns.sizes[columns.image], 0)
     corners, faults = clip_boxes(columns.boxes, sizes)
     judged = usable & ~columns.ignored
     thin, outside = faults[THIN] & judged, faults[OUTSIDE] & judged
@@ -47,7 +47,7 @@ def check_repeats(columns: Columns, sink: Sink) -> None:
     """Report annotations that repeat picture, category and box of one before them."""
     rows = np.flatnonzero(_usable(columns) & ~columns.ignored & (columns.label >= 0))
     boxes = np.ascontiguousarray(columns.boxes[rows] + 0.0)  # -0.0 becomes 0.0
-    keys = np.column_stack([columns.picture[rows], columns.label[rows], boxes.view(np.int64)]).astype(np.uint64)
+    keys = np.column_stack([columns.image[rows], columns.label[rows], boxes.view(np.int64)]).astype(np.uint64)
     digest = np.zeros(len(rows), np.uint64)
     for column in keys.T:  # a hash of each row; equal rows are neighbours in its order
         digest = (digest ^ column) * np.uint64(0x9E3779B97F4A7C15)
@@ -99,7 +99,7 @@ def check_masks(
         name = entry_name(entry, int(i), "annotation")
         said = "which masks need" if required else "which others have"
         sink(Fault("missing mask", "annotation", entry.get("id"), f"{name} has no key 'segmentation', {said}"))
-    rows = np.flatnonzero(has_mask & (columns.picture >= 0) & (columns.sizes[columns.picture] > 0).all(1))
+    rows = np.flatnonzero(has_mask & (columns.image >= 0) & (columns.sizes[columns.image] > 0).all(1))
     advance(len(columns.objects) - len(rows))
     for chunk in np.split(rows, range(CHUNK, len(rows), CHUNK)):
         for fault in _mask_faults(columns, corners, chunk):
@@ -110,7 +110,7 @@ def check_masks(
 def _mask_faults(columns: Columns, corners: np.ndarray, rows: np.ndarray) -> Iterator[Fault]:
     entries = [columns.objects[i] for i in rows]
     segmentations = [entry["segmentation"] for entry in entries]
-    sizes = columns.sizes[columns.picture[rows]]
+    sizes = columns.sizes[columns.image[rows]]
     ignored = columns.ignored[rows]
     malformed: dict[int, str] = {}
     usable = check_segmentations(segmentations, sizes.tolist(), malformed.__setitem__)
@@ -143,5 +143,5 @@ def _mask_faults(columns: Columns, corners: np.ndarray, rows: np.ndarray) -> Ite
 
 def _usable(columns: Columns) -> np.ndarray:
     """(K,) bool: annotations with a picture of known size and four finite numbers."""
-    known = (columns.picture >= 0) & (columns.sizes[columns.picture] > 0).all(1)
+    known = (columns.image >= 0) & (columns.sizes[columns.image] > 0).all(1)
     return known & np.isfinite(columns.boxes).all(1)

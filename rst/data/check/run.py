@@ -13,10 +13,11 @@ import numpy as np
 
 from rst.coco.columns import Columns, absent_pictures, elsewhere, read_columns
 from rst.coco.errors import DataError
-from rst.coco.faults import Fault, entry_name
-from rst.coco.fields import integers, load_json, section, strings, without_collector
-from rst.data.check.federated import check_federated, is_federated
+from rst.coco.faults import Fault, entry_name, refuse
+from rst.coco.fields import integer_column, load_json, section_entries, string_column, without_collector
+from rst.coco.lvis import is_lvis
 from rst.data.check.levels import SCALE
+from rst.data.check.lvis import check_lvis
 from rst.data.check.objects import check_areas, check_boxes, check_masks, check_repeats
 from rst.data.check.report import Report
 from rst.data.check.statistics import describe
@@ -90,8 +91,8 @@ def check_annotations(
             check_areas(columns, report.add)
             with track("masks", len(columns.objects)) as advance:
                 check_masks(columns, corners, masks, report.add, advance)
-        if is_federated(columns):
-            check_federated(columns, report.add)
+        if is_lvis(columns.images, columns.categories):
+            check_lvis(columns, report.add)
         _check_pictures(columns, report, track, headers or decode, decode)
         report.statistics = describe(
             columns, corners, short_side=short_side, max_side=max_side, anchor_scale=anchor_scale
@@ -117,8 +118,9 @@ def _check_entries(columns: Columns, report: Report) -> None:
 
 
 def _check_classes(columns: Columns, file: Path, report: Report) -> None:
-    entries = section(load_json(file), "categories", file)
-    ids, names = integers(entries, "id", "category", file), strings(entries, "name", "category", file)
+    entries = section_entries(load_json(file), "categories", refuse(file))
+    ids, _ = integer_column(entries, "id", "category", refuse(file))
+    names = string_column(entries, "name", "category", refuse(file))
     theirs = dict(zip(ids.tolist(), names, strict=True))
     ours = dict(zip(columns.category_ids, columns.class_names, strict=True))
     for category_id in sorted(ours.keys() | theirs.keys()):

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from rst.coco.columns import Columns
-from rst.data.check.federated import frequency_counts, is_federated
+from rst.coco.lvis import is_lvis
 from rst.data.check.levels import RATIOS, SAMPLE, SCALE, STRIDES, positives_per_level
+from rst.data.check.lvis import frequency_counts
 from rst.data.images import resized
 
 SMALL, LARGE = 32**2, 96**2  # square pixels: COCO's bounds, by the area of the box
@@ -26,7 +27,7 @@ def describe(
 ) -> dict[str, Any]:
     """JSON values; the level estimate is for pictures resized to `short_side` and `max_side`."""
     good = np.flatnonzero(np.isfinite(corners[:, 0]) & (columns.label >= 0))
-    picture, label = columns.picture[good], columns.label[good]
+    picture, label = columns.image[good], columns.label[good]
     sides = corners[good, 2:] - corners[good, :2]  # (k, 2) width and height
     objects_of = np.bincount(picture, minlength=len(columns.image_ids))
     return {
@@ -100,7 +101,7 @@ def _classes(columns: Columns, picture: np.ndarray, label: np.ndarray) -> dict[s
             for k in order
         ],
     }
-    if is_federated(columns):
+    if is_lvis(columns.images, columns.categories):
         described["lvis_frequencies"] = frequency_counts(columns)
     return described
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rst.coco.lvis import NEGATIVE, NOT_EXHAUSTIVE
 from rst.data.samples.drawing import (
     OUTLINES,
     draw_size,
@@ -124,8 +125,8 @@ def federate(
     asked = min(int(random.integers(*NEGATIVES)), int((weight > 0).sum()))
     absent = random.choice(classes, asked, replace=False, p=weight / weight.sum()) + 1 if asked else []
     return said, {
-        "neg_category_ids": sorted(int(category_id) for category_id in absent),
-        "not_exhaustive_category_ids": sorted(c for c, count in kept.items() if count < instances[c]),
+        NEGATIVE: sorted(int(category_id) for category_id in absent),
+        NOT_EXHAUSTIVE: sorted(c for c, count in kept.items() if count < instances[c]),
     }
 
 
