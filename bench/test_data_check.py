@@ -102,7 +102,7 @@ def test_a_million_annotations(benchmark, tmp_path):
     done = benchmark.pedantic(lambda: subprocess.run(command, capture_output=True, text=True, check=False), rounds=1)
     assert done.returncode == 1, done.stderr
     found = json.loads(report.read_text())
-    assert found["statistics"]["pictures"]["count"] == PICTURES
+    assert found["statistics"]["images"]["count"] == PICTURES
     ids: dict[str, list[int]] = {}
     for finding in found["findings"]:
         ids.setdefault(finding["kind"], []).append(finding["id"])

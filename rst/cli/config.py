@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import Trainer, seed_everything
 from torch import nn
 
-from rst.cli.mistakes import in_short, original
+from rst.cli.mistakes import summarise, unwrap
 from rst.data import DetectionData
 from rst.training import CheckpointSettings, ConfigError, OptimizerSettings, ScheduleSettings
 
@@ -85,7 +85,18 @@ def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
     try:
         return parser.instantiate(settings)
     except ValueError as error:
-        raise original(error) from None
+        raise unwrap(error) from None
+
+
+def build_experiment(arguments: Sequence[str], config: Path | str | None) -> Namespace:
+    """Model, data and settings of a configuration, as a training begins with them but for pretrained weights.
+
+    Raises:
+        ConfigError, ValueError: see `parse_config` and `instantiate`.
+    """
+    parser, settings = parse_config(arguments, config)
+    seed_everything(settings.seed, verbose=False)
+    return instantiate(parser, without_pretraining(settings))
 
 
 def dump_config(parser: ArgumentParser, settings: Namespace) -> str:
@@ -119,7 +130,7 @@ def _explain(parser: ArgumentParser, arguments: Sequence[str], text: str) -> str
             if "required" not in str(error):  # the rest may be on the command line
                 place, text = file if len(file) < 1000 else "the checkpoint's own configuration", str(error)
                 break
-    return f"{place}: {in_short(text, [*parser.get_defaults().keys(), 'output', 'resume'])}"
+    return f"{place}: {summarise(text, [*parser.get_defaults().keys(), 'output', 'resume'])}"
 
 
 def _config_files(arguments: Sequence[str]) -> list[str]:

@@ -76,16 +76,16 @@ def _parser() -> argparse.ArgumentParser:
         help="procedural shapes with boxes and masks",
         description="Flat shapes on textured ground with boxes and masks: a long tail of classes, occlusion, crowds. "
         "The variant lvis has hundreds of classes and LVIS's way of annotating: lists of absent classes and "
-        "of classes annotated in part, frequencies r, c and f; its pictures are found from the folder itself (--images "
+        "of classes annotated in part, frequencies r, c and f; its images are found from the folder itself (--images "
         "DIR, not DIR/train).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.add_argument(
         "--output", type=Path, required=True, default=argparse.SUPPRESS, metavar="DIR", help="folder to make"
     )
-    command.add_argument("--train", type=int, default=400, metavar="N", help="pictures for training")
-    command.add_argument("--val", type=int, default=80, metavar="N", help="pictures for validation")
-    command.add_argument("--side", type=int, default=256, metavar="PX", help="longer side of the pictures in pixels")
+    command.add_argument("--train", type=int, default=400, metavar="N", help="images for training")
+    command.add_argument("--val", type=int, default=80, metavar="N", help="images for validation")
+    command.add_argument("--side", type=int, default=256, metavar="PX", help="longer side of the images in pixels")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random")
     command.add_argument("--variant", choices=["coco", "lvis"], default="coco", help="six classes, or hundreds")
     command.add_argument(

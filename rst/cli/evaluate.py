@@ -5,64 +5,90 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rst.cli.parsers import command_parser, wants_help
+
 if TYPE_CHECKING:  # --help should not wait for torch
     from rst.evaluation import Evaluation
 
 MOST_CLASSES = 20  # in a table that was not asked for
 
-HELP = """\
-usage: rst evaluate --detections FILE --annotations FILE [--iou-type bbox|segm] [--output FILE.json] [--plots DIR]
-       rst evaluate --checkpoint FILE [--annotations FILE --images DIR] [--output DIR] [--KEY VALUE ...]
-
+DESCRIPTION = """\
 Score detections of any tool, or a checkpoint, by the protocol of COCO or LVIS: average precision (AP, higher is
 better) and oLRP (lower is better) with its parts, localisation, false positives and false negatives; in all, by size
 and by class, with the score threshold that oLRP recommends for each class.
 
-detections of any tool:
-  --detections FILE    COCO results: a JSON list of {"image_id", "category_id", "score", "bbox" [x, y, width, height]
-                       in pixels and / or "segmentation" as compressed run lengths}
-  --annotations FILE   COCO or LVIS annotations
-  --iou-type TYPE      what is compared: bbox, boxes (default), or segm, masks
-  --output FILE.json   write every number, those of each class too (without it they are only printed)
+Detections are COCO results: a JSON list of {"image_id", "category_id", "score", "bbox" [x, y, width, height] in pixels
+and / or "segmentation" as compressed run lengths}."""
 
-a checkpoint of rst train:
-  --checkpoint FILE    a checkpoint, or the folder of a run (its best checkpoint)
-  --annotations FILE   COCO or LVIS annotations (default: the validation set of the run)
-  --images DIR         their pictures
-  --output DIR         folder for detections.json, metrics.json and the plots (default: evaluation/ in the run's folder)
-  --config FILE        the model's and data's settings (default: those stored with the checkpoint)
-  --data.images_per_batch N  --data.workers N  --data.test_short_side PIXELS  --model.score_threshold X
+EPILOG = """\
+often overridden, with --checkpoint:
+  --data.images_per_batch N  --data.workers N  --data.test_short_side PIXELS
   --trainer.devices N  --trainer.accelerator cpu   (default: one device, a GPU if there is one)
-
-both:
-  --protocol NAME      coco or lvis (default: lvis if the annotations name frequencies and absent categories)
-  --plots DIR          draw precision_recall.png and olrp.png (LRP error against the score threshold)
-  --per-class          print the table of classes however many there are (default: up to 20)
 
 examples:
   rst evaluate --detections results.json --annotations instances_val2017.json --output metrics.json
   rst evaluate --checkpoint runs/trees/checkpoints/best.ckpt
 """
 
-USAGE = HELP.partition("\n\n")[0].removeprefix("usage: ")  # for argparse's complaints
-
 
 def main(argv: list[str]) -> int:
-    if not argv or {"-h", "--help"} & set(argv):
-        print(HELP, end="")
-        return 0 if argv else 2
-    parser = argparse.ArgumentParser(prog="rst evaluate", usage=USAGE, add_help=False, allow_abbrev=False)
-    of = parser.add_mutually_exclusive_group(required=True)
-    of.add_argument("--detections", type=Path)
-    of.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--annotations", type=Path)
-    parser.add_argument("--images", type=Path)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--config", type=Path)
-    parser.add_argument("--iou-type", choices=("bbox", "segm"))
-    parser.add_argument("--protocol", choices=("auto", "coco", "lvis"), default="auto")
-    parser.add_argument("--plots", type=Path)
-    parser.add_argument("--per-class", action="store_true")
+    parser = command_parser(
+        "evaluate",
+        "--detections FILE --annotations FILE [--output FILE.json] [OPTION ...]\n"
+        "--checkpoint FILE [--annotations FILE --images DIR] [--output DIR] [OPTION ...] [--KEY VALUE ...]",
+        DESCRIPTION,
+        EPILOG,
+    )
+    what = parser.add_argument_group("what is scored, one of").add_mutually_exclusive_group(required=True)
+    what.add_argument("--detections", type=Path, metavar="FILE", help="COCO results of any tool")
+    what.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="a checkpoint, or the folder of a run (its best checkpoint)"
+    )
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="COCO or LVIS annotations (default with --checkpoint: the validation set of the run)",
+    )
+    parser.add_argument(
+        "--iou-type",
+        choices=("bbox", "segm"),
+        help="what is compared: bbox, boxes, or segm, masks (default: boxes, or what the checkpoint's detector is for)",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=("auto", "coco", "lvis"),
+        default="auto",
+        help="auto is lvis if the annotations name frequencies and absent categories (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="with --detections a JSON file for every number, those of each class too (default: none); with "
+        "--checkpoint a folder for detections.json, metrics.json and the plots (default: evaluation/ in the run)",
+    )
+    parser.add_argument(
+        "--plots",
+        type=Path,
+        metavar="DIR",
+        help="draw precision_recall.png and olrp.png (LRP error against the score threshold)",
+    )
+    parser.add_argument(
+        "--per-class",
+        action="store_true",
+        help=f"print the table of classes however many there are (default: up to {MOST_CLASSES})",
+    )
+    only = parser.add_argument_group("with --checkpoint only")
+    only.add_argument("--images", type=Path, metavar="DIR", help="the images of --annotations")
+    only.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="the model's and data's settings (default: those stored with the checkpoint)",
+    )
+    if wants_help(parser, argv):
+        return 2
     options, overrides = parser.parse_known_args(argv)
     if options.checkpoint is not None:
         return _evaluate_checkpoint(options, overrides)
@@ -98,12 +124,10 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
     from rst.evaluation.report import format_threshold
     from rst.training import ConfigError, DetectionTraining
     from rst.training.callbacks import progress_bar
-    from rst.training.run import quieten
+    from rst.training.run import silence_lightning
 
     if (options.annotations is None) != (options.images is None):
         raise ConfigError("--annotations and --images belong together: give both or neither")
-    if options.iou_type == "segm":
-        raise ConfigError("--iou-type segm belongs to --detections: what a checkpoint detects here is boxes")
     if options.annotations is not None:
         overrides += ["--data.val_annotations", str(options.annotations), "--data.val_images", str(options.images)]
     # All of the data on one device of this machine, whatever the training had, unless the command line says otherwise.
@@ -118,9 +142,14 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
             f"{annotations}: its categories ({', '.join(data.class_names[:8])}) are not those of {trained.file} "
             f"({', '.join(trained.class_names[:8])})"
         )
-    # Without annotations the module gathers the detections of all processes and leaves judging them to what follows.
+    # Without annotations the module gathers the detections of all processes; they are scored below.
     module = DetectionTraining(trained.model, class_names=data.class_names, category_ids=data.category_ids)
-    quieten()
+    iou_type = options.iou_type or module.iou_types[0]
+    if iou_type == "segm" and iou_type not in module.iou_types:
+        raise ConfigError(
+            f"--iou-type segm: {type(trained.model).__name__} of {trained.file} makes no masks, only boxes"
+        )
+    silence_lightning()
     chosen = ("accelerator", "strategy", "devices", "num_nodes", "precision", "limit_val_batches")
     trainer = Trainer(
         **{key: trained.settings.trainer[key] for key in chosen},
@@ -135,7 +164,7 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
         output = options.output or trained.run / "evaluation"
         output.mkdir(parents=True, exist_ok=True)
         (output / "detections.json").write_text(json.dumps(module.results), encoding="utf-8")
-        evaluation = evaluate(annotations, module.results, "bbox", options.protocol)
+        evaluation = evaluate(annotations, module.results, iou_type, options.protocol)
         _print(evaluation, options.per_class, output / "metrics.json")
         _write(evaluation, output / "metrics.json")
         _draw(evaluation, options.plots or output)

@@ -8,17 +8,21 @@ import os
 import sys
 import traceback
 
-HELP = """\
+# Each module, rst.cli.COMMAND, is imported only when its command is called: torch and Lightning take seconds.
+COMMANDS = {
+    "train": "train a detector on a data set in COCO format",
+    "evaluate": "score a checkpoint, or detections of any tool: AP and oLRP of boxes or masks",
+    "predict": "detect objects in image files: drawings and a JSON file",
+    "plot": "draw the curves of runs, compare them, and print the paper's diagnostics",
+    "data": "make, check or show a data set",
+}
+HELP = f"""\
 usage: rst COMMAND ...
 
 rst, the Rank & Sort Toolkit: train detectors with exact ranking losses.
 
 commands:
-  train      train a detector on a data set in COCO format
-  evaluate   score a checkpoint on a data set; COCO table and results file
-  predict    detect objects in picture files; pictures with boxes and a JSON file
-  plot       draw the loss curves of a run
-  data       make, check or show a data set
+{chr(10).join(f"  {name:<10} {meaning}" for name, meaning in COMMANDS.items())}
 
   rst COMMAND --help explains a command. rst --version prints the version.
 
@@ -30,9 +34,6 @@ example:
 
 Every command takes --debug, which shows where an error comes from.
 """
-
-# Each module is imported only when its command is called: torch and Lightning take seconds.
-COMMANDS = {name: f"rst.cli.{name}" for name in ("train", "evaluate", "predict", "plot", "data")}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in rest
     rest = [argument for argument in rest if argument != "--debug"]
     try:
-        return importlib.import_module(COMMANDS[command]).main(rest)
+        return importlib.import_module(f"rst.cli.{command}").main(rest)
     except SystemExit as stop:  # argparse's help (0) and its complaints (2), already printed
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt as interrupt:

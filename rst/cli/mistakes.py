@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def in_short(text: str, known_keys: Iterable[str]) -> str:
+def summarise(text: str, known_keys: Iterable[str]) -> str:
     """A message of jsonargparse, shortened to the key, the fault and a suggestion.
 
     Args:
@@ -37,8 +37,8 @@ def in_short(text: str, known_keys: Iterable[str]) -> str:
     return re.sub(r"\s*\n\s*", " ", text).strip()
 
 
-def original(error: ValueError) -> ValueError:
-    """What a constructor said, without what jsonargparse wrapped around it."""
+def unwrap(error: ValueError) -> ValueError:
+    """The error that a constructor raised, without those that jsonargparse raised from it."""
     while "Does not validate against any of the Union subtypes" in str(error):
         inner = error.__cause__ or error.__context__
         if not isinstance(inner, ValueError):

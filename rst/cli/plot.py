@@ -1,38 +1,37 @@
 """`rst plot`: draw the curves of runs, and print the diagnostics of the paper."""
 
-import argparse
 from pathlib import Path
 
-HELP = """\
-usage: rst plot RUN [RUN ...] [--output FILE.png]
-
-Draw what RUN/metrics.csv holds, while the run goes on or afterwards: losses, Spearman's rank correlation of
-classification score and IoU of the positives, negatives per positive, task balance, learning rate and validation
-metrics. Print the averages that the paper states: the correlation over all and over the last 100 iterations, the
-negatives per positive over the first epoch. Several runs are drawn into one picture, to be compared.
-
-where:
-  RUN             folder of a run
-  --output FILE   the picture (default: RUN/curves.png; required for several runs)
-"""
+from rst.cli.parsers import command_parser, wants_help
 
 
 def main(argv: list[str]) -> int:
-    if not argv or {"-h", "--help"} & set(argv):
-        print(HELP, end="")
-        return 0 if argv else 2
-    parser = argparse.ArgumentParser(prog="rst plot", add_help=False, allow_abbrev=False)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--output", type=Path)
+    parser = command_parser(
+        "plot",
+        "RUN [RUN ...] [--output FILE.png]",
+        "Draw what RUN/metrics.csv holds, while the run goes on or afterwards: losses, Spearman's rank correlation of\n"
+        "classification score and IoU of the positives, negatives per positive, task balance, learning rate and\n"
+        "validation metrics. Print the averages that the paper states: the correlation over all and over the last 100\n"
+        "iterations, the negatives per positive over the first epoch. Several runs go into one figure.",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE.png",
+        help="the figure (default: RUN/curves.png; required for several runs)",
+    )
+    if wants_help(parser, argv):
+        return 2
     options = parser.parse_args(argv)
     if len(options.runs) > 1 and options.output is None:
         parser.error("--output FILE.png is required where several runs are drawn")
 
     from rst.training.curves import draw_curves, run_names
     from rst.training.run import RunFolder
-    from rst.training.summary import format_summary, summarise
+    from rst.training.summary import format_summary
 
-    picture = draw_curves(options.runs, options.output or RunFolder(options.runs[0]).curves)
-    summary = format_summary(dict(zip(run_names(options.runs), map(summarise, options.runs), strict=True)))
-    print(*filter(None, (summary, picture)), sep="\n")
+    figure = draw_curves(options.runs, options.output or RunFolder(options.runs[0]).curves)
+    summary = format_summary(dict(zip(run_names(options.runs), options.runs, strict=True)))
+    print(*filter(None, (summary, figure)), sep="\n")
     return 0

@@ -1,49 +1,57 @@
-"""`rst predict`: detect objects in picture files."""
+"""`rst predict`: detect objects in image files.
+
+n  detections of an image
+"""
 
 import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rst.cli.parsers import command_parser, wants_help
+
 if TYPE_CHECKING:  # --help should not wait for torch
-    from PIL import Image
-    from torch import Tensor
+    import numpy as np
 
     from rst.cli.trained import Trained
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
-LEAST_SIDE = 600  # pixels; smaller pictures are enlarged to be drawn on
-
-HELP = """\
-usage: rst predict --checkpoint FILE INPUT... --output DIR [--threshold 0.5] [--device cpu] [--KEY VALUE ...]
-
-Detect objects in pictures. Writes each picture with its boxes, and predictions.json with, for each picture, file_name,
-width, height and its predictions: category, label, score, bbox as [x, y, width, height] in pixels.
-
-where:
-  --checkpoint FILE   a checkpoint of rst train, or the folder of a run (its best checkpoint)
-  INPUT               picture files, or folders of them (searched in depth)
-  --output DIR        folder for pictures and JSON
-  --threshold X       lowest score to report, 0 to 1 (default: 0.5)
-  --device NAME       cpu, cuda, cuda:1 (default: a GPU if there is one)
-  --config FILE       the model's settings (default: those stored with the checkpoint)
-
-example:
-  rst predict --checkpoint runs/trees/checkpoints/best.ckpt data/trees/val --output runs/trees/pictures
-"""
+LEAST_SIDE = 600  # pixels; smaller images are enlarged to be drawn on
 
 
 def main(argv: list[str]) -> int:
-    if not argv or {"-h", "--help"} & set(argv):
-        print(HELP, end="")
-        return 0 if argv else 2
-    parser = argparse.ArgumentParser(prog="rst predict", add_help=False, allow_abbrev=False)
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--threshold", type=float, default=0.5)
-    parser.add_argument("--device")
-    parser.add_argument("--config", type=Path)
+    parser = command_parser(
+        "predict",
+        "--checkpoint FILE INPUT... --output DIR [--threshold 0.5] [--device cpu] [--KEY VALUE ...]",
+        "Detect objects in image files. INPUT: image files, or folders of them (searched in depth).\n\n"
+        "Draws each image with its boxes, and its masks if the detector makes them. Writes predictions.json with, for\n"
+        "each image, file_name, width, height and its predictions: category, label, score, bbox as [x, y, width,\n"
+        "height] in pixels and, for a mask, segmentation as COCO's compressed run lengths.",
+        "example:\n"
+        "  rst predict --checkpoint runs/trees/checkpoints/best.ckpt data/trees/val --output runs/trees/pictures",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a checkpoint of rst train, or the folder of a run (its best checkpoint)",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for drawings and JSON")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="X",
+        help="lowest score to report, 0 to 1 (default: %(default)s)",
+    )
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="the model's settings (default: those stored with the checkpoint)"
+    )
+    if wants_help(parser, argv):
+        return 2
     options, rest = parser.parse_known_args(argv)
     # What is left are inputs, and overrides as `--key value` or `--key=value`.
     inputs, overrides = [], []
@@ -59,12 +67,14 @@ def main(argv: list[str]) -> int:
 
 def _predict(options: argparse.Namespace, inputs: list[Path], overrides: list[str]) -> int:
     from rst.cli.trained import load_trained
+    from rst.data import DataError
+    from rst.data.images import read_image
     from rst.evaluation.draw import draw_detections
     from rst.training import ConfigError
 
     if not 0 <= options.threshold <= 1:
         raise ConfigError(f"--threshold must lie between 0 and 1, got {options.threshold}")
-    files = find_pictures(inputs)
+    files = find_images(inputs)
     device = _device(options.device)
     trained = load_trained(options.checkpoint, options.config, overrides)
     trained.model.to(device)
@@ -74,27 +84,27 @@ def _predict(options: argparse.Namespace, inputs: list[Path], overrides: list[st
     report, unreadable = [], []
     for file in files:
         try:
-            picture = read_picture(file)
-        except OSError as error:
-            unreadable.append(f"{file}: {error}")
+            pixels = read_image(file)
+        except DataError as error:
+            unreadable.append(str(error))
             continue
-        detections = detect(trained, picture, device)
-        drawn = draw_detections(picture, detections, names, options.threshold, least_side=LEAST_SIDE)
-        drawn.save(options.output / _unused_name(file, taken))
-        report.append(describe(file, picture, detections, names, options.threshold))
+        detections = detect(trained, pixels, device, options.threshold)
+        drawing = draw_detections(pixels, detections, names, options.threshold, least_side=LEAST_SIDE)
+        drawing.save(options.output / _unused_name(file, taken))
+        report.append(describe(file, pixels, detections, names))
     lines = ",\n".join(json.dumps(entry) for entry in report)
     (options.output / "predictions.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     count = sum(len(entry["predictions"]) for entry in report)
     print(
-        f"rst: {count} objects with a score of at least {options.threshold} in {len(report)} pictures: {options.output}"
+        f"rst: {count} objects with a score of at least {options.threshold} in {len(report)} images: {options.output}"
     )
     if unreadable:
-        raise ConfigError(f"{len(unreadable)} of {len(files)} pictures cannot be read:\n  " + "\n  ".join(unreadable))
+        raise ConfigError(f"{len(unreadable)} of {len(files)} images cannot be read:\n  " + "\n  ".join(unreadable))
     return 0
 
 
-def find_pictures(inputs: list[Path]) -> list[Path]:
-    """The picture files that the inputs mean, folders searched in depth, in a stable order."""
+def find_images(inputs: list[Path]) -> list[Path]:
+    """The image files that the inputs mean, folders searched in depth, in a stable order."""
     from rst.training import ConfigError
 
     files: list[Path] = []
@@ -102,61 +112,50 @@ def find_pictures(inputs: list[Path]) -> list[Path]:
         if path.is_dir():
             found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
             if not found:
-                raise ConfigError(f"{path}: no pictures in this folder ({', '.join(sorted(SUFFIXES))})")
+                raise ConfigError(f"{path}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
             files += found
         elif path.is_file():
             files.append(path)
         else:
             raise ConfigError(f"{path}: no such file or folder")
     if not files:
-        raise ConfigError("no pictures given: name files or folders")
+        raise ConfigError("no images given: name files or folders")
     return files
 
 
-def read_picture(file: Path) -> "Image.Image":
-    """An RGB picture, turned upright as its EXIF entry says. Raises OSError for whatever is not a readable picture."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(file) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: PIL's for broken PNG
-        raise OSError(str(error)) from error
-
-
-def detect(trained: "Trained", picture: "Image.Image", device: Any) -> dict[str, "Tensor"]:
-    """Detections in pixels of `picture`: "boxes" (n, 4) float32 XYXY, "labels" (n,) int64, "scores" (n,) float32."""
+def detect(
+    trained: "Trained",
+    pixels: "np.ndarray",  # (H, W, 3) uint8
+    device: Any,
+    threshold: float,
+) -> dict[str, Any]:
+    """Detections with a score of at least `threshold`, in pixels of the file: see `rst.evaluation.to_file_pixels`."""
     import torch
     from torchvision import tv_tensors
-    from torchvision.transforms.v2 import functional
 
-    image, _ = trained.settings.data.val_transforms(tv_tensors.Image(functional.pil_to_tensor(picture)), {})
+    from rst.evaluation import to_file_pixels
+
+    image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+    resized, _ = trained.settings.data.val_transforms(image, {})
     with torch.inference_mode():
-        detections = trained.model([image.as_subclass(torch.Tensor).to(device)])[0]
-    detections = {key: value.cpu() for key, value in detections.items()}
-    height, width = image.shape[-2:]
-    scale = torch.tensor([picture.width / width, picture.height / height] * 2)
-    limit = torch.tensor([picture.width, picture.height] * 2)
-    detections["boxes"] = torch.minimum((detections["boxes"] * scale).clamp(min=0), limit)
-    return detections
+        found = trained.model([resized.as_subclass(torch.Tensor).to(device)])[0]
+    kept = found["scores"].double() >= threshold
+    keys = ("boxes", "labels", "scores", "masks")
+    return to_file_pixels({key: found[key][kept] for key in keys if key in found}, resized.shape[-2:], pixels.shape[:2])
 
 
-def describe(
-    file: Path, picture: "Image.Image", detections: dict[str, "Tensor"], names: list[str], threshold: float
-) -> dict[str, Any]:
-    """The entry of predictions.json for one picture."""
-    predictions = []
-    for box, label, score in zip(*(detections[key].tolist() for key in ("boxes", "labels", "scores")), strict=True):
-        if score >= threshold:
-            left, top, right, bottom = box
-            bbox = [round(value, 2) for value in (left, top, right - left, bottom - top)]
-            predictions.append({"category": names[label], "label": label, "score": round(score, 5), "bbox": bbox})
-    return {
-        "file_name": str(file),
-        "width": picture.width,
-        "height": picture.height,
-        "predictions": predictions,
-    }
+def describe(file: Path, pixels: "np.ndarray", detections: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """The entry of predictions.json for one image."""
+    predictions: list[dict[str, Any]] = []
+    for (left, top, right, bottom), label, score in zip(
+        *(detections[key].tolist() for key in ("boxes", "labels", "scores")), strict=True
+    ):
+        bbox = [round(value, 2) for value in (left, top, right - left, bottom - top)]
+        predictions.append({"category": names[label], "label": label, "score": round(score, 5), "bbox": bbox})
+    for prediction, runs in zip(predictions, detections.get("segmentations", ()), strict=False):
+        prediction["segmentation"] = runs
+    height, width = pixels.shape[:2]
+    return {"file_name": str(file), "width": width, "height": height, "predictions": predictions}
 
 
 def _device(name: str | None) -> Any:
@@ -175,7 +174,7 @@ def _device(name: str | None) -> Any:
 
 
 def _unused_name(file: Path, taken: set[str]) -> str:
-    """A file name of its own for each picture, though two folders may hold the same name."""
+    """A file name that no earlier image has; two folders may hold files of the same name."""
     name, number = f"{file.stem}.png", 1
     while name in taken:
         name, number = f"{file.stem}_{number}.png", number + 1

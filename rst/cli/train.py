@@ -2,26 +2,22 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rst.cli.parsers import command_parser, wants_help
 
 if TYPE_CHECKING:  # importing it takes a while that --help should not
     from jsonargparse import Namespace
 
-HELP = """\
-usage: rst train --config FILE [--output RUN] [--KEY VALUE ...]
-       rst train --resume RUN [--KEY VALUE ...]
-
-Train a detector as a configuration file says. Every key of the file can be overridden on the command line.
-
-where:
-  --config FILE        the experiment, in YAML; see configs/
-  --output RUN         folder for checkpoints, logs and curves (default: runs/ and the file's name)
-  --resume RUN         continue the run in this folder from its last checkpoint, exactly where it was;
-                       or from a checkpoint file of it. Settings come from RUN/config.yaml
+EPILOG = """\
+the experiment:
+  --config FILE                  in YAML; see configs/
+  --print_config                 print the resolved configuration, without training
 
 often overridden:
-  --data.train_annotations FILE  --data.train_images DIR    COCO annotations and pictures to train on
+  --data.train_annotations FILE  --data.train_images DIR    COCO annotations and images to train on
   --data.val_annotations FILE    --data.val_images DIR      the same for the validation
   --data.images_per_batch N      images per process and iteration
   --data.workers N               loader processes per training process
@@ -39,11 +35,6 @@ often overridden, of Lightning's Trainer:
   --trainer.gradient_clip_val X      clip the gradient's norm
   --trainer.limit_train_batches N    only so many batches per epoch, to try things out
 
-more:
-  --help-all           all settings, with types and defaults
-  --print_config       the resolved configuration, without training
-  --debug              show where an error comes from
-
 examples:
   rst train --config configs/sample/rs_faster_rcnn_mobilenetv2.yaml --output runs/trees
   rst train --config configs/coco/rs_faster_rcnn_r50_fpn_1x.yaml --trainer.devices 8 --data.images_per_batch 2
@@ -52,10 +43,29 @@ examples:
 
 
 def main(argv: list[str]) -> int:
-    if not argv or {"-h", "--help"} & set(argv):
-        print(HELP, end="")
-        return 0 if argv else 2
-    options, settings = _own_options().parse_known_args(argv)
+    parser = command_parser(
+        "train",
+        "--config FILE [--output RUN] [--KEY VALUE ...]\n--resume RUN [--KEY VALUE ...]",
+        "Train a detector as a configuration file says. Every key of the file can be overridden on the command line.",
+        EPILOG,
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="RUN",
+        help="folder for checkpoints, logs and curves (default: runs/ and the file's name)",
+    )
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="continue the run in this folder, exactly where its last checkpoint was saved, or from a checkpoint file "
+        "of it; settings come from RUN/config.yaml",
+    )
+    parser.add_argument("--help-all", action="store_true", help="all settings, with types and defaults")
+    if wants_help(parser, argv):
+        return 2
+    options, settings = parser.parse_known_args(argv)
     if options.help_all:
         from rst.cli.config import build_parser
 
@@ -64,21 +74,15 @@ def main(argv: list[str]) -> int:
     return _train(options, settings)
 
 
-def _own_options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rst train", add_help=False, allow_abbrev=False)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--resume", type=Path, metavar="RUN_OR_CHECKPOINT")
-    parser.add_argument("--help-all", action="store_true")
-    return parser
-
-
 def _train(options: argparse.Namespace, arguments: list[str]) -> int:
     from lightning.pytorch import seed_everything
 
     from rst.cli.config import dump_config, instantiate, parse_config, trainer_options
     from rst.evaluation import format_table
+    from rst.evaluation.report import SHAPES
     from rst.training import ConfigError, DetectionTraining, RunFolder, build_trainer, find_checkpoint, load_checkpoint
     from rst.training.curves import draw_curves
+    from rst.training.heads import write_heads
 
     if options.resume is not None:
         if options.output is not None or any(argument.split("=")[0] == "--config" for argument in arguments):
@@ -110,9 +114,12 @@ def _train(options: argparse.Namespace, arguments: list[str]) -> int:
         config=config,
         seed=settings.seed,
     )
-    trainer = build_trainer(folder, built.checkpoints, built.ema_decay, trainer_options(built), first_step)
+    monitor = built.checkpoints.monitor or module.main_metric
+    checkpoints = replace(built.checkpoints, monitor=monitor)
+    trainer = build_trainer(folder, checkpoints, built.ema_decay, trainer_options(built), first_step)
     if _is_first_process():
         folder.store_config(config, first_step)
+        write_heads(folder.path, getattr(built.model, "heads", {}))
         state = f"continuing {folder.path} at step {first_step}" if checkpoint else f"training in {folder.path}"
         print(f"rst: {state}" + f" on {trainer.world_size} processes" * (trainer.world_size > 1), flush=True)
     try:
@@ -123,8 +130,8 @@ def _train(options: argparse.Namespace, arguments: list[str]) -> int:
         raise KeyboardInterrupt(f"interrupted; continue with: rst train --resume {folder.path}") from None
     if trainer.is_global_zero:
         draw_curves(folder.path, folder.curves)
-        if module.metrics:
-            print(format_table(module.metrics))
+        for iou_type, metrics in module.metrics.items():
+            print(f"{SHAPES[iou_type]}:\n{format_table(metrics)}" if len(module.metrics) > 1 else format_table(metrics))
         print(f"rst: done; checkpoints in {folder.checkpoints}, curves in {folder.curves}")
     return 0
 

@@ -1,13 +1,10 @@
 """An annotation file as columns: every entry's fields, typed and checked, faults handed to a sink.
 
-Letters: N images, K annotations, C categories of the file, entries that are no objects left aside.
+N  images    K  annotations    C  categories of the file; entries that are no objects are left out
 """
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +18,7 @@ MIN_SIDE = 1.0  # pixels; the published pipeline leaves out thinner boxes too
 SHOWN = 5  # ids or names quoted in a message
 
 THIN = "less than one pixel wide or high"
-OUTSIDE = "less than one pixel inside the picture"
+OUTSIDE = "less than one pixel inside the image"
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Columns:
 
     image_ids: np.ndarray  # (N,) int64
     sizes: np.ndarray  # (N, 2) int32, height and width in pixels; 0 where faulty
-    file_names: list[str]  # N, below the folder of the pictures; empty where faulty
+    file_names: list[str]  # N, below the folder of the images; empty where faulty
     category_ids: list[int]  # C, ascending; the index is the label
     class_names: list[str]  # C
     objects: list[dict[str, Any]]  # K
@@ -60,7 +57,7 @@ def read_columns(content: Any, sink: Sink) -> Columns:
     report_duplicates(ids[right], "annotation", sink)
     return Columns(
         image_ids=image_ids,
-        file_names=_picture_names(images, sink),
+        file_names=_image_names(images, sink),
         sizes=_sizes(images, image_ids, sink),
         category_ids=category_ids[order].tolist(),
         class_names=[names[i] for i in order],
@@ -76,7 +73,7 @@ def read_columns(content: Any, sink: Sink) -> Columns:
 
 
 def clip_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Corners (K, 4) XYXY of boxes (K, 4) XYWH, clipped to pictures of `sizes` (K, 2), and what is wrong with them.
+    """Corners (K, 4) XYXY of boxes (K, 4) XYWH, clipped to images of `sizes` (K, 2), and what is wrong with them.
 
     The faults are {THIN: (K,) bool, OUTSIDE: (K,) bool}.
     """
@@ -88,36 +85,7 @@ def clip_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, dict[s
     return corners, {THIN: np.asarray(thin), OUTSIDE: np.asarray(outside & ~thin)}
 
 
-def absent_pictures(names: Sequence[str], folder: Path) -> tuple[list[int], int]:
-    """Indices of the files that are not below `folder`, by one listing of each folder that they name.
-
-    Also how many other files lie in these folders.
-    """
-    listed: dict[str, set[str]] = {}
-    absent, used = [], set()
-    for index, name in enumerate(names):
-        parent, base = os.path.split(name)
-        if parent not in listed:
-            place = folder / parent
-            entries = os.scandir(place) if place.is_dir() else ()
-            listed[parent] = {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
-        if base in listed[parent]:
-            used.add(name)
-        else:
-            absent.append(index)
-    return absent, sum(map(len, listed.values())) - len(used)
-
-
-def elsewhere(name: str, folder: Path) -> str:
-    """A hint where a picture lies that is not below `folder`: beside it, or one folder further down."""
-    nearby = [folder.parent, *sorted(path for path in folder.iterdir() if path.is_dir())]
-    for place in nearby:
-        if (place / name).is_file():
-            return f"; it is below {place}, name that folder"
-    return ""
-
-
-def _picture_names(images: list[dict[str, Any]], sink: Sink) -> list[str]:
+def _image_names(images: list[dict[str, Any]], sink: Sink) -> list[str]:
     """`file_name`, or as in LVIS the last two parts of `coco_url`: train2017/000000000009.jpg."""
     names = []
     for position, entry in enumerate(images):

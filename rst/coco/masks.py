@@ -37,7 +37,7 @@ def check_segmentations(
 
     Args:
         segmentations: as in the file.
-        sizes: [height, width] of their pictures.
+        sizes: [height, width] of their images.
         report: takes the index of a segmentation in a wrong form, and what is wrong with it.
     """
     usable: list[Any] = [None] * len(segmentations)
@@ -50,7 +50,7 @@ def check_segmentations(
         elif not isinstance(segmentation, dict) or not {"counts", "size"} <= segmentation.keys():
             fault = f"'segmentation' must be polygons or run lengths, is {segmentation!r:.60}"
         elif segmentation["size"] != sizes[index]:
-            fault = f"run lengths have size {segmentation['size']!r:.60}, the picture {sizes[index]}"
+            fault = f"run lengths have size {segmentation['size']!r:.60}, the image {sizes[index]}"
         else:
             fault = ""
             run_lengths.append(index)

@@ -1,4 +1,4 @@
-"""COCO's run lengths, checked by the thousand: do they cover their picture, no more and no less?
+"""COCO's run lengths, checked by the thousand: do they cover their image, no more and no less?
 
 pycocotools reads broken run lengths without complaint and leaves the pixels beyond the last run as they were in memory.
 
@@ -6,7 +6,7 @@ In the compressed form a number is groups of five bits, the lowest first, each a
 says that more follow, the fifth of the last group is the sign. From the fourth run on, a number is the difference to
 the run two before.
 
-Letters: n masks, L characters, M runs of all masks end to end.
+    n  masks    L  characters    M  runs of all masks, end to end
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 CHUNK = 4096  # masks decoded at once: some ten MiB of temporary arrays
-LONGEST = 6  # characters of a number: 2^30 pixels are more than any picture has
+LONGEST = 6  # characters of a number: 2^30 pixels are more than any image has
 
 
 def whole_masks(counts: Sequence[Any], pixels: np.ndarray) -> np.ndarray:
-    """(n,) bool: whether a mask's runs are not negative and add up to its picture.
+    """(n,) bool: whether a mask's runs are not negative and add up to its image.
 
     Args:
         counts: n `counts`: texts (compressed) or lists of integers; anything else is not whole.

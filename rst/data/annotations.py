@@ -1,9 +1,9 @@
 """A COCO annotation file, read and checked into arrays.
 
-118,000 pictures with 860,000 objects (COCO train2017) are one pass over the JSON and a few sorts; whether the pictures
+118,000 images with 860,000 objects (COCO train2017) are one pass over the JSON and a few sorts; whether the images
 exist is seen from one listing per folder.
 
-Letters: N pictures, K objects that can be trained on (neither crowds nor left out), sorted by picture.
+    N  images    K  objects to train on (neither crowds nor left out), sorted by image    C  categories
 """
 
 import pickle
@@ -15,11 +15,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from rst.coco.columns import SHOWN, Columns, absent_pictures, clip_boxes, elsewhere, read_columns
+from rst.coco.columns import SHOWN, Columns, clip_boxes, read_columns
 from rst.coco.errors import DataError, DataWarning
 from rst.coco.faults import refuse
 from rst.coco.fields import load_json
 from rst.coco.masks import check_segmentations
+from rst.data.images import absent_images, hint_where
 
 FaultyBoxes = Literal["refuse", "leave_out"]
 
@@ -31,8 +32,8 @@ class Annotations:
     image_ids: np.ndarray  # (N,) int64, in the order of the file
     sizes: np.ndarray  # (N, 2) int32, height and width in pixels
     file_names: list[str]  # N
-    first: np.ndarray  # (N + 1,) int64: the objects of picture i are rows first[i] : first[i + 1]
-    boxes: np.ndarray  # (K, 4) float32 XYXY, pixels, inside the picture
+    first: np.ndarray  # (N + 1,) int64: the objects of image i are rows first[i] : first[i + 1]
+    boxes: np.ndarray  # (K, 4) float32 XYXY, pixels, inside the image
     labels: np.ndarray  # (K,) int32 in [0, C)
     annotation_ids: np.ndarray  # (K,) int64
     segmentations: bytes  # the K segmentations, pickled, end to end; empty unless masks were asked for
@@ -46,14 +47,14 @@ class Annotations:
         return pickle.loads(self.segmentations[self.segmentation_first[row] : self.segmentation_first[row + 1]])
 
     def without_empty(self) -> "Annotations":
-        """The same without the pictures that have no object."""
+        """The same without the images that have no object."""
         kept = np.flatnonzero(np.diff(self.first) > 0)
         return replace(
             self,
             image_ids=self.image_ids[kept],
             sizes=self.sizes[kept],
             file_names=[self.file_names[i] for i in kept],
-            first=np.append(self.first[kept], self.first[-1]),  # empty pictures own no rows, so the rest stays in place
+            first=np.append(self.first[kept], self.first[-1]),  # empty images own no rows, so the rest stays in place
         )
 
 
@@ -63,36 +64,36 @@ def read_annotations(
     """Read and check a COCO or LVIS file.
 
     An image without `file_name` is found by its `coco_url`, as in LVIS: at train2017/000000000009.jpg below `images`.
-    Boxes that reach out of their picture are clipped. Crowds (`iscrowd`) and annotations marked `ignore` are left out
+    Boxes that reach out of their image are clipped. Crowds (`iscrowd`) and annotations marked `ignore` are left out
     silently: as in the published detectors nothing is learnt from them, and where they lie is background.
 
-    A box is faulty if it is less than a pixel wide or high, if less than a pixel of it is inside the picture, or, with
+    A box is faulty if it is less than a pixel wide or high, if less than a pixel of it is inside the image, or, with
     `masks`, if none of its object's polygons has three points: `faulty_boxes` is "refuse" to refuse such a file, or
     "leave_out" to go on without them and report them in one `DataWarning`.
 
     Raises:
-        DataError: malformed JSON (with line and column), a missing or wrong-typed key, a category or picture that does
-            not exist, an id used twice, a picture missing from the folder, a number that is not finite; faulty boxes.
+        DataError: malformed JSON (with line and column), a missing or wrong-typed key, a category or image that does
+            not exist, an id used twice, an image missing from the folder, a number that is not finite; faulty boxes.
     """
     if faulty_boxes not in get_args(FaultyBoxes):
         raise ValueError(f"faulty_boxes must be 'refuse' or 'leave_out', got {faulty_boxes!r}")
     columns = read_columns(load_json(file), refuse(file))
-    _check_pictures_exist(columns, file, images)
-    ids, picture, objects = columns.ids, columns.image, columns.objects
-    corners, faults = clip_boxes(columns.boxes, columns.sizes[picture])
+    _check_images_exist(columns, file, images)
+    ids, image, objects = columns.ids, columns.image, columns.objects
+    corners, faults = clip_boxes(columns.boxes, columns.sizes[image])
     reasons = {reason: mask & ~columns.ignored for reason, mask in faults.items()}
     kept = ~np.any([columns.ignored, *faults.values()], axis=0)
 
     pickled: dict[int, bytes] = {}
     if masks:
-        pickled = _pickle_segmentations(objects, np.flatnonzero(kept).tolist(), columns.sizes[picture], file)
+        pickled = _pickle_segmentations(objects, np.flatnonzero(kept).tolist(), columns.sizes[image], file)
         shapeless = kept.copy()
         shapeless[list(pickled)] = False
         reasons["no polygon of three points"] = shapeless
         kept &= ~shapeless
 
     rows = np.flatnonzero(kept)
-    rows = rows[np.argsort(picture[rows], kind="stable")]
+    rows = rows[np.argsort(image[rows], kind="stable")]
     left_out = {reason: ids[mask].tolist() for reason, mask in reasons.items() if mask.any()}
     _report(left_out, file, faulty_boxes)
     blobs = [pickled[int(i)] for i in rows] if masks else []
@@ -100,7 +101,7 @@ def read_annotations(
         image_ids=columns.image_ids,
         sizes=columns.sizes,
         file_names=columns.file_names,
-        first=np.searchsorted(picture[rows], np.arange(len(columns.image_ids) + 1)),
+        first=np.searchsorted(image[rows], np.arange(len(columns.image_ids) + 1)),
         boxes=corners[rows].astype(np.float32),
         labels=columns.label[rows].astype(np.int32),
         annotation_ids=ids[rows],
@@ -112,16 +113,16 @@ def read_annotations(
     )
 
 
-def _check_pictures_exist(columns: Columns, file: Path, folder: Path) -> None:
+def _check_images_exist(columns: Columns, file: Path, folder: Path) -> None:
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder (should hold the pictures of {file})")
+        raise DataError(f"{folder}: no such folder (should hold the images of {file})")
     names = columns.file_names
-    missing, _ = absent_pictures(names, folder)
+    missing, _ = absent_images(names, folder)
     if missing:
         name, image_id = names[missing[0]], columns.image_ids[missing[0]]
-        more = f" ({len(missing)} of {len(names)} pictures are missing)" if len(missing) > 1 else ""
-        hint = elsewhere(name, folder)
-        raise DataError(f"{folder / name}: no such picture; it is image {image_id} of {file}{more}{hint}")
+        more = f" ({len(missing)} of {len(names)} images are missing)" if len(missing) > 1 else ""
+        hint = hint_where(name, folder)
+        raise DataError(f"{folder / name}: no such image file; it is image {image_id} of {file}{more}{hint}")
 
 
 def _pickle_segmentations(

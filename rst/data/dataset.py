@@ -1,10 +1,10 @@
 """COCO detection data as a torch Dataset of tv_tensors.
 
-Differences from torchvision's reader: pictures without objects keep their (empty) targets, crowds are left out of the
+Differences from torchvision's reader: images without objects keep their (empty) targets, crowds are left out of the
 targets, and every fault in the files is named. The annotations of a whole set live in a few numpy arrays, which worker
 processes share without copying.
 
-Tensor letters: n objects of a picture, H and W its height and width in pixels.
+    n  objects of an image    H, W  its height and width in pixels
 """
 
 from collections.abc import Callable
@@ -19,24 +19,24 @@ from torchvision import tv_tensors
 
 from rst.coco.masks import decode_segmentation
 from rst.data.annotations import Annotations, FaultyBoxes, read_annotations
-from rst.data.images import read_picture
+from rst.data.images import read_image
 from rst.data.repeats import repeat_factors
 
 
 class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
-    """Pictures with the boxes, labels and masks of a COCO annotation file.
+    """Images with the boxes, labels and masks of a COCO annotation file.
 
     Args:
         annotations: COCO or LVIS JSON file.
         images: folder that its `file_name`s are relative to; for LVIS the folder that holds train2017 and val2017.
         transforms: maps (image, target) to the same; see `rst.data.transforms`.
-        keep_empty: keep pictures without objects; the published COCO recipes leave them out.
+        keep_empty: keep images without objects; the published COCO recipes leave them out.
         masks: add "masks" to the targets.
-        faulty_boxes: boxes without area or wholly outside their picture: "refuse" the file, or "leave_out" and warn.
+        faulty_boxes: boxes without area or wholly outside their image: "refuse" the file, or "leave_out" and warn.
 
     `ds[i]` is (image, target):
         image                   tv_tensors.Image (3, H, W) uint8 RGB, or what `transforms` makes of it
-        target["boxes"]         tv_tensors.BoundingBoxes (n, 4) float32 XYXY, pixels, clipped to the picture
+        target["boxes"]         tv_tensors.BoundingBoxes (n, 4) float32 XYXY, pixels, clipped to the image
         target["labels"]        (n,) int64 in [0, num_classes), the index into `category_ids`
         target["image_id"]      int
         target["original_size"] (height, width) of the file, ints, before the transforms
@@ -44,11 +44,11 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
         target["masks"]         tv_tensors.Mask (n, H, W) uint8 in {0, 1}, with `masks=True`
 
     Attributes: category_ids (ascending; the index is the label), class_names, num_classes, image_ids,
-        aspect_ratios (width / height, one per picture), left_out (what was wrong with boxes left out, counts).
+        aspect_ratios (width / height, one per image), left_out (what was wrong with boxes left out, counts).
 
     Raises:
         DataError: on construction for a file that cannot be read as COCO (see `read_annotations`), faulty boxes or a
-            picture that is missing; on access for a picture that cannot be decoded or has another size than annotated.
+            image that is missing; on access for an image that cannot be decoded or has another size than annotated.
 
     Warns:
         DataWarning: once, if faulty boxes were left out.
@@ -87,7 +87,7 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
         return self._table.sizes[:, 1] / self._table.sizes[:, 0]
 
     def repeat_factors(self, threshold: float) -> np.ndarray:
-        """(len(self),) float64: how often each picture occurs in an epoch; see `rst.data.repeats`."""
+        """(len(self),) float64: how often each image occurs in an epoch; see `rst.data.repeats`."""
         table = self._table
         owners = np.repeat(np.arange(len(self)), np.diff(table.first))
         return repeat_factors(owners, table.labels, len(self), threshold)
@@ -95,10 +95,10 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
     def __getitem__(self, index: int) -> tuple[Any, dict[str, Any]]:
         table = self._table
         if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} of a set of {len(self)} pictures")
+            raise IndexError(f"index {index} of a set of {len(self)} images")
         index %= len(self)
         height, width = (int(side) for side in table.sizes[index])
-        pixels = read_picture(self.folder / table.file_names[index], height, width, self.annotation_file)
+        pixels = read_image(self.folder / table.file_names[index], (height, width), self.annotation_file)
         image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
         rows = slice(int(table.first[index]), int(table.first[index + 1]))
         boxes = torch.from_numpy(table.boxes[rows].copy())

@@ -23,28 +23,28 @@ class DetectionData(LightningDataModule):
     """Training and validation data in COCO form. Use with `Trainer(use_distributed_sampler=False)`.
 
     Args:
-        train_annotations, train_images: COCO file and picture folder to train on.
-        val_annotations, val_images: COCO file and picture folder to validate on.
-        images_per_batch: pictures in a batch, per process.
-        short_sides: candidates of the shorter side in training, pixels; one is drawn per picture.
+        train_annotations, train_images: COCO file and image folder to train on.
+        val_annotations, val_images: COCO file and image folder to validate on.
+        images_per_batch: images in a batch, per process.
+        short_sides: candidates of the shorter side in training, pixels; one is drawn per image.
         max_side: limit of the longer side, pixels.
-        keep_ratio: False makes every picture a square of the side drawn, without `max_side`; also in validation.
+        keep_ratio: False makes every image a square of the side drawn, without `max_side`; also in validation.
         flip: probability of a horizontal flip.
         photometric: distort brightness, contrast, saturation, hue and the order of the channels in training.
-        expand: with probability 0.5, put a training picture on a canvas with up to this many times its sides; 1: never.
-        iou_crop: crop training pictures around objects, as SSD and YOLACT do.
-        min_box_side: boxes with a side of less than this many pixels of the picture file are not trained on.
+        expand: with probability 0.5, put a training image on a canvas with up to this many times its sides; 1: never.
+        iou_crop: crop training images around objects, as SSD and YOLACT do.
+        min_box_side: boxes with a side of less than this many pixels of the image file are not trained on.
         test_short_side: shorter side in validation, pixels; the largest of `short_sides` by default.
-        group_by_aspect_ratio: batches of upright and of wide pictures.
-        repeat_threshold: classes in less than this share of the training pictures are shown more often: a picture
+        group_by_aspect_ratio: batches of upright and of wide images.
+        repeat_threshold: classes in less than this share of the training images are shown more often: an image
             occurs max(1, sqrt(repeat_threshold / share)) times an epoch, by its rarest class (repeat-factor sampling;
-            LVIS: 0.001). null: every picture once.
+            LVIS: 0.001). null: every image once.
         repeat_rounding: "random": fractions of repeats are drawn anew each epoch, as in the LVIS paper; "up": rounded
             up, as in the code of the Rank & Sort paper.
-        workers: worker processes that read pictures, per process; 0 reads in the training process.
-        keep_empty: train on pictures without objects too; the published COCO recipes leave them out.
+        workers: worker processes that read images, per process; 0 reads in the training process.
+        keep_empty: train on images without objects too; the published COCO recipes leave them out.
         masks: add instance masks to the targets.
-        faulty_boxes: boxes without area or wholly outside their picture: "refuse" the file, or "leave_out" and warn.
+        faulty_boxes: boxes without area or wholly outside their image: "refuse" the file, or "leave_out" and warn.
         seed: of order and augmentation.
 
     A batch is (images, targets): a list of float tensors (3, H, W) in [0, 1], and a list of dicts, see `CocoDetection`.
@@ -85,7 +85,7 @@ class DetectionData(LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
-        # a process may get no validation picture at all, if there are more processes than pictures
+        # a process may get no validation image at all, if there are more processes than images
         self.allow_zero_length_dataloader_with_multiple_devices = True
         if images_per_batch < 1:
             raise ValueError(f"images_per_batch must be at least 1, got {images_per_batch}")
@@ -156,9 +156,7 @@ class DetectionData(LightningDataModule):
         rank, world_size = self._process()
         dataset = self._loaded(self.train_set)
         if not len(dataset):
-            raise DataError(
-                f"{self.train_files[0]}: no pictures to train on" + (" have objects" * (not self.keep_empty))
-            )
+            raise DataError(f"{self.train_files[0]}: no images to train on" + (" have objects" * (not self.keep_empty)))
         batches = EpochBatches(
             dataset.aspect_ratios,
             self.images_per_batch,
@@ -185,7 +183,7 @@ class DetectionData(LightningDataModule):
         batches = [list(range(begin, min(begin + size, len(dataset)))) for begin in range(0, len(dataset), size)]
         return DataLoader(
             dataset,
-            # Whole batches are shared, so that pictures are padded as in one process, and what is found in them is the
+            # Whole batches are shared, so that images are padded as in one process, and what is found in them is the
             # same. A process without any takes the first again (it is merged by image id): the others wait for it.
             batch_sampler=batches[rank::world_size] or batches[:1],
             num_workers=self.workers,

@@ -1,11 +1,11 @@
-"""In which order pictures are trained on: reproducible, shared between processes, resumable within an epoch.
+"""In which order images are trained on: reproducible, shared between processes, resumable within an epoch.
 
 Everything is a pure function of (seed, epoch): the order of an epoch is computed as a whole on every process, each
 takes its share of every global batch, and a resume starts at a batch number. What a worker process draws at random for
-a picture is a pure function of (seed, epoch, image index, repeat): the keys that reach the data set carry them.
+an image is a pure function of (seed, epoch, image index, repeat): the keys that reach the data set carry them.
 
-Letters: N pictures, M pictures of an epoch (N without repeats), W processes, G = W * images_per_batch pictures in a
-global batch.
+    N  images    M  images of an epoch (N without repeats)    W  processes
+    G  images of a global batch, W * images_per_batch
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,24 +23,24 @@ class Key(NamedTuple):
 
     epoch: int
     image: int
-    repeat: int = 0  # which of the times that the picture occurs in this epoch
+    repeat: int = 0  # which of the times that the image occurs in this epoch
 
 
 class EpochBatches(Sampler[list[Key]]):
     """The batches of one process.
 
     Args:
-        aspect_ratios: (N,) width / height of each picture.
-        images_per_batch: pictures in a batch of one process.
+        aspect_ratios: (N,) width / height of each image.
+        images_per_batch: images in a batch of one process.
         seed: of the order.
-        group_by_aspect_ratio: upright and wide pictures in separate batches where possible, which saves padding.
-        repeats: (N,) how often each picture occurs in an epoch, in the mean (`rst.data.repeats`); None: once each.
+        group_by_aspect_ratio: upright and wide images in separate batches where possible, which saves padding.
+        repeats: (N,) how often each image occurs in an epoch, in the mean (`rst.data.repeats`); None: once each.
         rounding: what becomes of the fractions of `repeats`, see `round_factors`.
         rank, world_size: this process and their number.
 
-    An epoch has ceil(M / G) global batches of exactly G pictures, where M is the sum of the rounded `repeats`, or N.
+    An epoch has ceil(M / G) global batches of exactly G images, where M is the sum of the rounded `repeats`, or N.
     The last one is filled up from the beginning of the epoch's order, as DistributedSampler does; without repeats
-    every other picture occurs once.
+    every other image occurs once.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class EpochBatches(Sampler[list[Key]]):
         world_size: int = 1,
     ):
         if len(aspect_ratios) == 0:
-            raise ValueError("there are no pictures to train on")
+            raise ValueError("there are no images to train on")
         if images_per_batch < 1:
             raise ValueError(f"images_per_batch must be at least 1, got {images_per_batch}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in [0, world_size) = [0, {world_size}), got {rank}")
         if repeats is not None and len(repeats) != len(aspect_ratios):
-            raise ValueError(f"repeats has {len(repeats)} elements for {len(aspect_ratios)} pictures")
+            raise ValueError(f"repeats has {len(repeats)} elements for {len(aspect_ratios)} images")
         self.wide = np.asarray(aspect_ratios, np.float64) >= 1.0
         self.grouped = group_by_aspect_ratio
         self.repeats = None if repeats is None else np.asarray(repeats, np.float64)
@@ -73,11 +73,11 @@ class EpochBatches(Sampler[list[Key]]):
 
     def __len__(self) -> int:
         """Batches of a whole epoch, wherever it is begun."""
-        return -(-self.most_pictures // (self.images_per_batch * self.world_size))
+        return -(-self.most_images // (self.images_per_batch * self.world_size))
 
     @property
-    def most_pictures(self) -> int:
-        """Pictures of an epoch, M; randomly rounded repeats may give one less, which filling up makes good."""
+    def most_images(self) -> int:
+        """Images of an epoch, M; randomly rounded repeats may give one less, which filling up makes good."""
         if self.repeats is None:
             return len(self.wide)
         total = np.ceil(self.repeats).sum() if self.rounding == "up" else np.ceil(self.repeats.sum())
@@ -90,7 +90,7 @@ class EpochBatches(Sampler[list[Key]]):
             yield [Key(epoch, image, repeat) for image, repeat in batch]
 
     def global_batches(self, epoch: int) -> np.ndarray:
-        """(len(self), G, 2) int64: of each place the picture's index, and which of its occurrences this is."""
+        """(len(self), G, 2) int64: of each place the image's index, and which of its occurrences this is."""
         size = self.images_per_batch * self.world_size
         generator = np.random.default_rng([self.seed, epoch])
         order = generator.permutation(self._occurrences(generator))
@@ -106,7 +106,7 @@ class EpochBatches(Sampler[list[Key]]):
         return generator.permutation(order.reshape(-1, size, 2))
 
     def _occurrences(self, generator: np.random.Generator) -> np.ndarray:
-        """(M, 2) int64: (picture, 0), (picture, 1), ... for each picture."""
+        """(M, 2) int64: (image, 0), (image, 1), ... for each image."""
         if self.repeats is None:
             return np.stack([np.arange(len(self.wide)), np.zeros(len(self.wide), np.int64)], 1)
         counts = round_factors(self.repeats, self.rounding, generator)
@@ -208,7 +208,7 @@ class TrainingLoader:
             changes = ", ".join(f"{key} {former[key]} -> {value}" for key, value in changed.items())
             raise ValueError(
                 f"cannot resume within an epoch (epoch {state['epoch']}, batch {done}) under another order of "
-                f"pictures: {changes}. Resume with the former settings, or from a checkpoint of the end of an epoch."
+                f"images: {changes}. Resume with the former settings, or from a checkpoint of the end of an epoch."
             )
         self.batches.epoch = int(state["epoch"])
         self._start = self._done = done

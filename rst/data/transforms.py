@@ -1,9 +1,9 @@
-"""Pictures and targets on their way to the network: transforms.v2 on tv_tensors.
+"""Images and targets on their way to the network: transforms.v2 on tv_tensors.
 
-Resizing follows the published pipeline: the shorter side becomes one value of a list drawn per picture ("value" mode),
+Resizing follows the published pipeline: the shorter side becomes one value of a list drawn per image ("value" mode),
 unless the longer side would pass the limit; both sides are rounded to the nearest pixel, and boxes are scaled by the
 sides that result. Difference: torchvision's antialiased bilinear filter; the published pipeline has none, which matters
-where a picture shrinks.
+where an image shrinks.
 
 YOLACT's augmentations (those of SSD, Liu et al., ECCV 2016) are torchvision's. Differences from the published pipeline:
 brightness is multiplied by 1 +- 0.125, not shifted by +- 32 of 255; one box with enough IoU makes a crop good, there
@@ -22,7 +22,7 @@ from rst.data.images import resized
 
 MIN_SIDE = 1.0  # pixels after resizing; a thinner box has no target to learn from
 MEAN_COLOUR = [124, 116, 104]  # ImageNet's mean, which normalising turns to about zero
-LEAST_CROPPED = 16  # pixels; smaller pictures are not cropped
+LEAST_CROPPED = 16  # pixels; smaller images are not cropped
 
 
 def training_transforms(
@@ -39,16 +39,16 @@ def training_transforms(
     """The augmentations that are asked for, in the order of the arguments from the last to the first.
 
     Args:
-        short_sides: candidates of the shorter side, pixels; one is drawn per picture.
+        short_sides: candidates of the shorter side, pixels; one is drawn per image.
         max_side: limit of the longer side, pixels.
         flip: probability in [0, 1] of a horizontal flip.
-        keep_ratio: False makes every picture a square of the side drawn, without `max_side`.
+        keep_ratio: False makes every image a square of the side drawn, without `max_side`.
         photometric: brightness, contrast, saturation, hue and the order of the channels, each with probability 0.5.
-        expand: with probability 0.5, put the picture on a canvas of the mean colour whose sides are up to this many
+        expand: with probability 0.5, put the image on a canvas of the mean colour whose sides are up to this many
             times as long; 1 never does.
         iou_crop: crop to a part, of 0.3 to 1 times each side, that overlaps some object by an IoU drawn from 0 to 0.9,
-            or not at all; objects whose centre is cut off go. Pictures without objects are not cropped.
-        min_box_side: boxes with a side of less than this many pixels of the picture file are left out, at least 1.
+            or not at all; objects whose centre is cut off go. Images without objects are not cropped.
+        min_box_side: boxes with a side of less than this many pixels of the image file are left out, at least 1.
 
     Returns:
         a transform of (tv_tensors.Image uint8, target) -> (tv_tensors.Image float32 in [0, 1], target), which leaves
@@ -60,7 +60,7 @@ def training_transforms(
     if not 0.0 <= flip <= 1.0:
         raise ValueError(f"flip must lie in [0, 1], got {flip}")
     if not 1.0 <= expand <= 16.0:
-        raise ValueError(f"expand must lie in [1, 16] times the sides of the picture, got {expand}")
+        raise ValueError(f"expand must lie in [1, 16] times the sides of the image, got {expand}")
     if not min_box_side >= MIN_SIDE:
         raise ValueError(f"min_box_side must be at least {MIN_SIDE:g} pixel, got {min_box_side}")
     steps: list[v2.Transform] = []
@@ -113,7 +113,7 @@ class ResizeSquare(v2.Transform):
 
 
 class ResizeShortSide(ResizeSquare):
-    """Keep-ratio resize whose short side is drawn from a list. Boxes and masks follow the picture."""
+    """Keep-ratio resize whose short side is drawn from a list. Boxes and masks follow the image."""
 
     def __init__(self, short_sides: Sequence[int], max_side: int):
         super().__init__(short_sides)
@@ -131,7 +131,7 @@ class ResizeShortSide(ResizeSquare):
 
 
 class IoUCrop(v2.RandomIoUCrop):
-    """torchvision's, which does not end on a picture without objects and divides by zero on a tiny one."""
+    """torchvision's, which does not end on an image without objects and divides by zero on a tiny one."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         boxes = next(value for value in flat_inputs if isinstance(value, tv_tensors.BoundingBoxes))

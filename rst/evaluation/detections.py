@@ -3,7 +3,7 @@
 A COCO result is {"image_id", "category_id", "bbox" [x, y, width, height] in pixels and / or "segmentation" (compressed
 run lengths), "score"}.
 
-Letters: D detections.
+    D  detections    N  images
 """
 
 from collections.abc import Callable, Sequence
@@ -21,23 +21,23 @@ from rst.coco.run_lengths import whole_masks
 from rst.evaluation.protocol import Protocol
 from rst.evaluation.truth import GroundTruth, Shapes
 
-ASTRAY = 0.1  # share of boxes that may lie mostly outside their pictures before it is said
-LEAST_CAP = 50  # detections a picture; few detectors stop at fewer
+ASTRAY = 0.1  # share of boxes that may lie mostly outside their images before it is said
+LEAST_CAP = 50  # detections an image; few detectors stop at fewer
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Detections that count, sorted by class, then picture, then score from the highest down."""
+    """Detections that count, sorted by class, then image, then score from the highest down."""
 
-    groups: np.ndarray  # (D,) int64: class index x N + picture index
+    groups: np.ndarray  # (D,) int64: class index x N + image index
     ranks: np.ndarray  # (D,) int64 place in the group, from 0
     scores: np.ndarray  # (D,) float64 in [0, 1]
     shapes: Shapes  # D
     areas: np.ndarray  # (D,) float64, square pixels
     given: int  # detections in the list, with those that do not count
-    pictures: int  # pictures with a detection in the list
-    cap: int  # where the detector seems to have stopped in a picture, before the protocol's limit; 0 if nowhere
-    doubt: str  # what makes it unlikely that these are detections of these pictures; empty if nothing does
+    images: int  # images with a detection in the list
+    cap: int  # where the detector seems to have stopped in an image, before the protocol's limit; 0 if nowhere
+    doubt: str  # what makes it unlikely that these are detections of these images; empty if nothing does
 
 
 def read_detections(results: Any, truth: GroundTruth) -> Detections:
@@ -83,7 +83,7 @@ def read_detections(results: Any, truth: GroundTruth) -> Detections:
         shapes=shapes[order] if isinstance(shapes, np.ndarray) else [shapes[i] for i in order],
         areas=areas[order],
         given=len(results),
-        pictures=len(np.unique(image)),
+        images=len(np.unique(image)),
         cap=_cap(image, truth.protocol),
         doubt=doubt,
     )
@@ -92,7 +92,7 @@ def read_detections(results: Any, truth: GroundTruth) -> Detections:
 def _counts(
     truth: GroundTruth, groups: np.ndarray, image: np.ndarray, scores: np.ndarray, areas: np.ndarray
 ) -> np.ndarray:
-    """(D,) bool: within the limit of the picture, and of a class that the picture is annotated for."""
+    """(D,) bool: within the limit of the image, and of a class that the image is annotated for."""
     protocol: Protocol = truth.protocol
     counts = np.ones(len(groups), bool)
     if protocol.limit_per_image:
@@ -105,7 +105,7 @@ def _counts(
 
 
 def _cap(image: np.ndarray, protocol: Protocol) -> int:
-    """The most detections of a picture, if most pictures have just as many and the protocol counts more of each."""
+    """The most detections of an image, if most images have just as many and the protocol counts more of each."""
     _, counts = np.unique(image, return_counts=True)
     most = int(counts.max(initial=0))
     capped = most >= LEAST_CAP and 2 * np.count_nonzero(counts == most) > len(counts) > 1
@@ -193,7 +193,7 @@ def _is_box(value: Any) -> bool:
 
 
 def _doubt(boxes: np.ndarray, sizes: np.ndarray, source: str) -> str:
-    """Whether many boxes lie mostly outside their pictures: other data, corners taken for sides, resized pixels."""
+    """Whether many boxes lie mostly outside their images: other data, corners taken for sides, resized pixels."""
     limit = sizes[:, ::-1].astype(np.float64)
     inside = np.minimum(boxes[:, :2] + boxes[:, 2:], limit) - np.maximum(boxes[:, :2], 0.0)
     astray = np.flatnonzero(inside.clip(min=0).prod(1) < 0.5 * boxes[:, 2:].prod(1))
@@ -201,14 +201,14 @@ def _doubt(boxes: np.ndarray, sizes: np.ndarray, source: str) -> str:
         return ""
     i = astray[0]
     return (
-        f"{len(astray)} of {len(boxes)} boxes lie mostly outside their pictures (the first is {source}[{i}]: "
+        f"{len(astray)} of {len(boxes)} boxes lie mostly outside their images (the first is {source}[{i}]: "
         f"{boxes[i].tolist()} in {sizes[i, 1]}x{sizes[i, 0]} pixels). Are these detections of this data set, as "
         f"[x, y, width, height] in pixels of the files?"
     )
 
 
 def _masks(values: list[Any], sizes: np.ndarray, source: str) -> list[Any]:
-    """Compressed run lengths, of the sizes of their pictures and whole."""
+    """Compressed run lengths, of the sizes of their images and whole."""
     texts: list[str] = []
     for i, (value, size) in enumerate(zip(values, sizes.tolist(), strict=True)):
         counts = value.get("counts") if isinstance(value, dict) else None
@@ -219,7 +219,7 @@ def _masks(values: list[Any], sizes: np.ndarray, source: str) -> list[Any]:
                 f"is {short(value)}"
             )
         if value.get("size") != size:
-            raise DataError(f"{source}[{i}]: run lengths have size {short(value.get('size'))}, the picture {size}")
+            raise DataError(f"{source}[{i}]: run lengths have size {short(value.get('size'))}, the image {size}")
         texts.append(counts if isinstance(counts, str) else counts.decode("latin-1"))
     for i in np.flatnonzero(~whole_masks(texts, sizes.prod(1))):
         height, width = sizes[i]

@@ -1,4 +1,7 @@
-"""Pictures with boxes, class names and scores."""
+"""Drawings of images with masks, boxes, class names and scores.
+
+n  detections    C  classes    H, W  height and width of the image, pixels
+"""
 
 import colorsys
 from collections.abc import Sequence
@@ -9,13 +12,18 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from rst.coco.masks import decode_segmentation
+
 GOLDEN = 0.618033988749895  # steps of the golden ratio spread any number of hues evenly
 TRUTH = (255, 255, 255)
-LARGEST_SCALE = 4  # of a picture that is enlarged to be drawn on
+LARGEST_SCALE = 4  # of an image that is enlarged to be drawn on
+MASK_OPACITY = 0.45
+
+Colour = tuple[int, int, int]
 
 
 def draw_detections(
-    image: Image.Image | Tensor,
+    image: Image.Image | Tensor | np.ndarray,
     detections: dict[str, Any],
     class_names: Sequence[str],
     threshold: float = 0.5,
@@ -23,55 +31,62 @@ def draw_detections(
     truth: dict[str, Any] | None = None,
     least_side: int = 0,
 ) -> Image.Image:
-    """Draw the detections of one picture, the surest on top.
+    """Draw the detections of one image, the surest on top.
 
     Args:
-        image: PIL picture, or tensor (3, H, W), uint8 or float in [0, 1]; it stays as it is.
-        detections: "boxes" (n, 4) XYXY pixels, "labels" (n,) in [0, C), "scores" (n,).
+        image: PIL image, array (H, W, 3) uint8, or tensor (3, H, W), uint8 or float in [0, 1]; it stays as it is.
+        detections: "boxes" (n, 4) XYXY pixels, "labels" (n,) in [0, C), "scores" (n,), and perhaps "segmentations",
+            n run lengths of H x W pixels, which are drawn half transparent.
         class_names: C names.
         threshold: least score that is drawn.
         truth: "boxes" (m, 4) of the ground truth, drawn as thin dashed white lines.
-        least_side: a picture whose shorter side has fewer pixels is drawn two to four times as large, so that
-            the text leaves something of it to be seen.
+        least_side: an image whose shorter side has fewer pixels is drawn two to four times as large, so that the text
+            does not hide it.
 
     Returns:
-        a new RGB picture.
+        a new RGB image.
 
     Raises:
         ValueError: a tensor of another shape, or a label without a name.
     """
-    picture = _to_picture(image)
-    scale = min(max(1, -(-least_side // min(picture.size))), LARGEST_SCALE)
-    picture = picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(picture)
-    line = max(1, round(min(picture.size) / 250))
-    font = ImageFont.load_default(size=max(10, min(picture.size) // 40))
-    for box in scale * _numbers(truth["boxes"]) if truth is not None else []:
-        _dashed_rectangle(draw, box, line)
-
+    canvas = to_rgb(image)
     boxes, labels, scores = (_numbers(detections[key]) for key in ("boxes", "labels", "scores"))
-    boxes = scale * boxes
-    for i in np.argsort(scores, kind="stable"):
-        if scores[i] < threshold:
-            continue
-        label = int(labels[i])
+    drawn = [int(i) for i in np.argsort(scores, kind="stable") if scores[i] >= threshold]
+    for label in labels[drawn].astype(int):
         if not 0 <= label < len(class_names):
             raise ValueError(f"label {label} has no name: class_names has {len(class_names)} entries")
-        colour = class_colour(label)
-        draw.rectangle(_corners(boxes[i]), outline=colour, width=line)
-        _write(draw, boxes[i], f"{class_names[label]} {scores[i]:.2f}", colour, font, picture.size)
-    return picture
+    colours = {i: class_colour(int(labels[i])) for i in drawn}
+    if "segmentations" in detections:
+        pixels = np.array(canvas)
+        for i in drawn:
+            mask = decode_segmentation(detections["segmentations"][i], canvas.height, canvas.width, f"detection {i}")
+            blend_mask(pixels, mask.astype(bool), colours[i])
+        canvas = Image.fromarray(pixels)
+    canvas, scale = enlarge(canvas, least_side, Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(canvas)
+    line = max(1, round(min(canvas.size) / 250))
+    font = ImageFont.load_default(size=max(10, min(canvas.size) // 40))
+    for box in scale * _numbers(truth["boxes"]) if truth is not None else []:
+        _dashed_rectangle(draw, box, line)
+    for i in drawn:
+        box = scale * boxes[i]
+        draw.rectangle(_corners(box), outline=colours[i], width=line)
+        write_label(draw, box, f"{class_names[int(labels[i])]} {scores[i]:.2f}", colours[i], font, canvas.size)
+    return canvas
 
 
-def class_colour(label: int) -> tuple[int, int, int]:
+def class_colour(label: int) -> Colour:
     """A bright colour of its own for each class, RGB in [0, 255]."""
     red, green, blue = colorsys.hsv_to_rgb((0.02 + label * GOLDEN) % 1.0, 0.9, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _to_picture(image: Image.Image | Tensor) -> Image.Image:
+def to_rgb(image: Image.Image | Tensor | np.ndarray) -> Image.Image:
+    """A new RGB image; see `draw_detections` for what may be given."""
     if isinstance(image, Image.Image):
         return image.convert("RGB") if image.mode != "RGB" else image.copy()
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(image)
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"image must have shape (3, H, W), got {tuple(image.shape)}")
     pixels = image.detach().cpu()
@@ -80,24 +95,30 @@ def _to_picture(image: Image.Image | Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 
 
-def _numbers(values: Any) -> np.ndarray:
-    return torch.as_tensor(values).detach().cpu().double().numpy()
+def enlarge(image: Image.Image, least_side: int, resampling: Image.Resampling) -> tuple[Image.Image, int]:
+    """The image so many times as large that its shorter side has `least_side` pixels, at most LARGEST_SCALE times."""
+    scale = min(max(1, -(-least_side // min(image.size))), LARGEST_SCALE)
+    return image.resize((scale * image.width, scale * image.height), resampling), scale
 
 
-def _corners(box: np.ndarray) -> list[float]:
-    x0, y0, x1, y1 = (float(value) for value in box)
-    return [x0, y0, max(x0, x1), max(y0, y1)]  # a box of no area is a point, not an error of PIL's
+def blend_mask(
+    pixels: np.ndarray,  # (H, W, 3) uint8, changed in place
+    mask: np.ndarray,  # (h, w) bool; h <= H and w <= W, for an image that was padded
+    colour: Colour,
+) -> None:
+    part = pixels[: mask.shape[0], : mask.shape[1]]
+    part[mask] = ((1 - MASK_OPACITY) * part[mask] + MASK_OPACITY * np.array(colour)).round().astype(np.uint8)
 
 
-def _write(
+def write_label(
     draw: ImageDraw.ImageDraw,
-    box: np.ndarray,
+    box: Sequence[float] | np.ndarray,
     text: str,
-    colour: tuple[int, int, int],
+    colour: Colour,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:
-    """The text on a ground of the box's colour, above the box where there is room, inside the picture always."""
+    """The text on a ground of the box's colour, above the box where there is room, and always inside the image."""
     _, _, width, height = draw.textbbox((0, 0), text, font=font)
     x = max(0.0, min(float(box[0]), size[0] - width - 2))
     y = float(box[1]) - height - 2
@@ -106,6 +127,15 @@ def _write(
     red, green, blue = colour
     bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140  # luma, ITU-R BT.601
     draw.text((x + 1, y), text, fill=(0, 0, 0) if bright else (255, 255, 255), font=font)
+
+
+def _numbers(values: Any) -> np.ndarray:
+    return torch.as_tensor(values).detach().cpu().double().numpy()
+
+
+def _corners(box: np.ndarray) -> list[float]:
+    x0, y0, x1, y1 = (float(value) for value in box)
+    return [x0, y0, max(x0, x1), max(y0, y1)]  # PIL refuses a box without area; it is drawn as a point
 
 
 def _dashed_rectangle(draw: ImageDraw.ImageDraw, box: np.ndarray, width: int) -> None:

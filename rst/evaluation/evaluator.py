@@ -1,6 +1,7 @@
 """Detections judged: average precision, recall and oLRP, overall, by class, by size and by frequency.
 
-Letters: K classes, A areas (all, small, medium, large), T thresholds, R recalls, L limits on the number of detections.
+C  classes    A  areas (all, small, medium, large)    T  IoU thresholds    R  recalls
+L  limits on the number of detections
 """
 
 from collections.abc import Sequence
@@ -33,8 +34,8 @@ class Evaluation:
             (oLRP_Loc, oLRP_FP, oLRP_FN), the same by size (oLRPs, oLRPs_Loc, ...) and frequency (oLRPr, ...).
         classes: for each class its id, name, objects, detections, the same metrics and the recommended score
             "threshold" (None where there is none).
-        precision: (T, R, K, A) float64 at the recalls 0, .01, ..., 1; -1 for a class without objects.
-        curves: K LRP errors against the score.
+        precision: (T, R, C, A) float64 at the recalls 0, .01, ..., 1; -1 for a class without objects.
+        curves: C LRP errors against the score.
         threshold: the one score for all classes with the least mean LRP error; None where no detection is right.
         mean_error: (1001,) float64 that error at the scores 0, .001, ..., 1; 1 without ground truth.
     """
@@ -82,8 +83,8 @@ def evaluate(
         lrps.append(lrp)
         curves.append(curve)
         counts.append((int(ranked.objects[0]), len(ranked.scores)))
-    precision, recall = np.stack(precisions, 2), np.stack(recalls, 1)  # (T, R, K, A), (T, K, A, L)
-    lrp = Lrp(*(np.stack(field) for field in zip(*lrps, strict=True)))  # each (K, A)
+    precision, recall = np.stack(precisions, 2), np.stack(recalls, 1)  # (T, R, C, A), (T, C, A, L)
+    lrp = Lrp(*(np.stack(field) for field in zip(*lrps, strict=True)))  # each (C, A)
 
     frequencies = np.array(truth.frequencies)
     metrics = _metrics(precision, recall, lrp, limits, {f: frequencies == f for f in FREQUENCIES if truth.frequencies})

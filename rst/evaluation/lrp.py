@@ -8,7 +8,7 @@ are right,
 where matching is that of average precision at an IoU of .5. The score where it is least is the threshold to use a
 detector with: scores that a ranking loss has trained say which of two detections is better, not how good either is.
 
-Letters: d detections of one class, K classes, A areas.
+    d  detections of one class    C  classes    A  areas
 """
 
 from typing import NamedTuple

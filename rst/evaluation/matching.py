@@ -1,14 +1,14 @@
 """Detections matched to objects, once: average precision and oLRP are both read from what comes out.
 
-In each picture and class the detections choose in the order of their scores, each the object that it covers best among
-those still free. That is done at ten IoU thresholds and for four ranges of size at once, and for all pictures and
+In each image and class the detections choose in the order of their scores, each the object that it covers best among
+those still free. That is done at ten IoU thresholds and for four ranges of size at once, and for all images and
 classes at once: in round r the r-th detection of every group chooses. Only detections that cover some object by half
-take part, which few do, and nothing is stored for a picture and class that have none: COCO's 5,000 pictures x 80
+take part, which few do, and nothing is stored for an image and class that have none: COCO's 5,000 images x 80
 classes and LVIS's 20,000 x 1,203 cost what they hold. The IoUs are pycocotools'. Its own matching takes minutes;
 faster-coco-eval tells the matches of all ranges of size mixed, so that oLRP would have to match again.
 
-Letters: D detections, G objects, P pairs of a detection and an object with an IoU of at least .5, A areas,
-T thresholds, K classes, d detections of one class.
+    D  detections    G  objects    P  pairs of a detection and an object with an IoU of at least .5
+    A  areas    T  IoU thresholds    C  classes    d  detections of one class
 """
 
 import itertools
@@ -45,10 +45,10 @@ class Pairs(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """The detections of one class, over all pictures, from the highest score down."""
+    """The detections of one class, over all images, from the highest score down."""
 
     scores: np.ndarray  # (d,) float64
-    ranks: np.ndarray  # (d,) int64 place in the picture
+    ranks: np.ndarray  # (d,) int64 place in the image
     right: np.ndarray  # (A, T, d) bool: true positives
     wrong: np.ndarray  # (A, T, d) bool: false positives
     iou: np.ndarray  # (A, d) float64 at the threshold .5
@@ -87,7 +87,7 @@ def match(truth: GroundTruth, detections: Detections) -> Matches:
 
 
 def by_class(truth: GroundTruth, detections: Detections, matches: Matches) -> Iterator[Ranked]:
-    """The K classes' detections as the published tools rank them: equal scores by picture, then place in the list."""
+    """The C classes' detections as the published tools rank them: equal scores by image, then place in the list."""
     edges = np.arange(len(truth.category_ids) + 1) * len(truth.image_ids)
     detection_edges, object_edges = (np.searchsorted(groups, edges) for groups in (detections.groups, truth.groups))
     wrong = ~(matches.found | matches.ignored)

@@ -1,6 +1,6 @@
 """Curves of an evaluation: precision against recall, and the LRP error against the score threshold.
 
-Letters: K classes, T thresholds, R recalls.
+C  classes    T  IoU thresholds    R  recalls
 """
 
 from pathlib import Path
@@ -78,7 +78,7 @@ def _draw_precision(axis: Axes, evaluation: Evaluation, classes: list[int]) -> N
 
 
 def _draw_classes(axis: Axes, evaluation: Evaluation, classes: list[int]) -> None:
-    at_half = evaluation.precision[0, :, :, 0]  # (R, K)
+    at_half = evaluation.precision[0, :, :, 0]  # (R, C)
     named = len(classes) <= MOST_NAMED
     for place, k in enumerate(classes):
         entry = evaluation.classes[k]

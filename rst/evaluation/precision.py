@@ -1,6 +1,7 @@
 """Average precision and recall, as COCO and LVIS define them.
 
-Letters: d detections of one class, A areas, T thresholds, R recalls, L limits on the number of detections.
+d  detections of one class    A  areas    T  IoU thresholds    R  recalls
+L  limits on the number of detections
 """
 
 import numpy as np
@@ -31,7 +32,7 @@ def precision_at_recalls(ranked: Ranked) -> np.ndarray:
 
 
 def recall_at_limits(ranked: Ranked, limits: tuple[int, ...]) -> np.ndarray:
-    """(T, A, L) float64: the share of objects found by so many detections a picture; -1 without objects."""
+    """(T, A, L) float64: the share of objects found by so many detections an image; -1 without objects."""
     areas, thresholds, _ = ranked.right.shape
     result = np.full((thresholds, areas, len(limits)), -1.0)
     for a in np.flatnonzero(ranked.objects):

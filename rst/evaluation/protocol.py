@@ -27,7 +27,7 @@ class Protocol:
     Attributes:
         name: "coco" or "lvis".
         limits: the numbers of detections at which recall is read; precision takes the last of them.
-        limit_per_image: whether the last limit counts the detections of a picture (LVIS), or those of each class in
+        limit_per_image: whether the last limit counts the detections of an image (LVIS), or those of each class in
             it (COCO).
         federated: whether a detection counts only where its class is annotated or known to be absent, and an
             unmatched one is ignored where not all objects of its class are annotated.

@@ -56,7 +56,7 @@ def headline(evaluation: Evaluation) -> str:
     classes = "1 class" if len(truth.category_ids) == 1 else f"{len(truth.category_ids)} classes"
     return (
         f"{truth.protocol.name.upper()} metrics of {SHAPES[truth.iou_type]}: {objects} objects of {classes} in "
-        f"{len(truth.image_ids)} pictures; {detections.given} detections in {detections.pictures} of them"
+        f"{len(truth.image_ids)} images; {detections.given} detections in {detections.images} of them"
     )
 
 
@@ -66,11 +66,11 @@ def notes(evaluation: Evaluation) -> list[str]:
     found = [detections.doubt] if detections.doubt else []
     if detections.given and evaluation.metrics["AP50"] == 0:
         found.append("not one object is found: are these detections of this data set?")
-    elif detections.given and 2 * detections.pictures < len(truth.image_ids):
-        found.append("most pictures have no detection at all: are these the detections of all of them?")
+    elif detections.given and 2 * detections.images < len(truth.image_ids):
+        found.append("most images have no detection at all: are these the detections of all of them?")
     if detections.cap:
         found.append(
-            f"most pictures have {detections.cap} detections, none more, and {truth.protocol.name.upper()} counts "
+            f"most images have {detections.cap} detections, none more, and {truth.protocol.name.upper()} counts "
             f"{truth.protocol.limits[-1]} of each: was that the detector's limit (--model.detections_per_image)?"
         )
     if truth.unnumbered.any():
@@ -91,10 +91,10 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "protocol": truth.protocol.name,
         "iou_type": truth.iou_type,
         "annotations": str(truth.file),
-        "pictures": len(truth.image_ids),
+        "images": len(truth.image_ids),
         "objects": sum(entry["objects"] for entry in evaluation.classes),
         "detections": detections.given,
-        "pictures_with_detections": detections.pictures,
+        "images_with_detections": detections.images,
         **evaluation.metrics,
         "threshold": evaluation.threshold,
         "classes": evaluation.classes,

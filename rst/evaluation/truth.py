@@ -2,7 +2,7 @@
 
 Unlike the reader for training this one keeps crowds and boxes of any size, because the published tools judge with them.
 
-Letters: N pictures, K classes, G objects.
+    N  images    C  classes    G  objects
 """
 
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ Shapes = np.ndarray | list[Any]  # (n, 4) float64 [x, y, width, height] in pixel
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Objects sorted by class, then picture, then place in the file."""
+    """Objects sorted by class, then image, then place in the file."""
 
     file: Path
     protocol: Protocol
     iou_type: IouType
     image_ids: np.ndarray  # (N,) int64 ascending
     sizes: np.ndarray  # (N, 2) int64, height and width in pixels
-    category_ids: np.ndarray  # (K,) int64 ascending
-    class_names: list[str]  # K
-    frequencies: list[str]  # K of "r", "c", "f"; empty for COCO
-    groups: np.ndarray  # (G,) int64: class index x N + picture index
+    category_ids: np.ndarray  # (C,) int64 ascending
+    class_names: list[str]  # C
+    frequencies: list[str]  # C of "r", "c", "f"; empty for COCO
+    groups: np.ndarray  # (G,) int64: class index x N + image index
     shapes: Shapes  # G
     areas: np.ndarray  # (G,) float64, square pixels, as the file says
     crowd: np.ndarray  # (G,) bool: ignored, and any number of detections may match it
@@ -48,7 +48,7 @@ def read_ground_truth(file: Path, iou_type: IouType, protocol: ProtocolName | Li
     """Read and check an annotation file.
 
     Areas and crowd flags are filled in where other tools leave them out. "auto" is LVIS where the file names each
-    category's frequency and each picture's absent categories.
+    category's frequency and each image's absent categories.
 
     Raises:
         DataError: a file that cannot be read as COCO or, with "lvis", as LVIS; names the file, the entry and the key.

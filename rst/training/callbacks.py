@@ -1,4 +1,4 @@
-"""What a person watching a run wants to see: speed, memory, time to go."""
+"""What a user sees of a run while it trains: speed, memory, time to go."""
 
 import math
 import sys
@@ -14,9 +14,17 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 
 def is_logging_step(trainer: Trainer) -> bool:
-    """Whether Lightning stores what is logged in this step; collecting it in vain costs about a millisecond a value."""
+    """Whether Lightning stores what is logged in this step; to be asked before the optimiser's step.
+
+    Values that are logged for nothing cost about a millisecond each.
+    """
     every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] - set at run time
-    return every > 0 and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
+    return every > 0 and (trainer.global_step + 1) % every == 0
+
+
+def find_speed_monitor(trainer: Trainer) -> "SpeedMonitor | None":
+    callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] - set at run time
+    return next((callback for callback in callbacks if isinstance(callback, SpeedMonitor)), None)
 
 
 class SpeedMonitor(Callback):
@@ -34,6 +42,10 @@ class SpeedMonitor(Callback):
         self._seconds: float | None = None  # moving average per batch
         self._last: float | None = None  # end of the previous batch, None where something else lay between
         self._process = psutil.Process()
+        self._logs = False  # whether this step is logged
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._logs = is_logging_step(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last = None
@@ -55,7 +67,7 @@ class SpeedMonitor(Callback):
         used = torch.cuda.max_memory_allocated(pl_module.device) if on_gpu else self._process.memory_info().rss
         self.memory = used / 2**20
         values = {"memory_MiB": self.memory} | ({"it_per_s": self.rate} if self.rate else {})
-        if is_logging_step(trainer):
+        if self._logs:
             pl_module.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
 
 
@@ -85,7 +97,7 @@ class TimeToGo:
 
 
 class _Readings:
-    """The figures of one line of progress, the same for the bar and for the lines."""
+    """The values of one line of progress, the same for the bar and for the lines."""
 
     def __init__(self) -> None:
         self.time_to_go = TimeToGo()
@@ -98,9 +110,10 @@ class _Readings:
             readings["loss"] = f"{metrics['loss'].item():.3f}"
         if "lr" in metrics:
             readings["lr"] = f"{metrics['lr'].item():.2g}"
-        if "val/AP" in metrics:
-            readings["AP"] = f"{100 * metrics['val/AP'].item():.1f}"
-        monitor = next((callback for callback in trainer.callbacks if isinstance(callback, SpeedMonitor)), None)  # pyright: ignore[reportAttributeAccessIssue] - Trainer adds the attribute at run time
+        for name in ("AP", "segm_AP"):
+            if f"val/{name}" in metrics:
+                readings[name] = f"{100 * metrics[f'val/{name}'].item():.1f}"
+        monitor = find_speed_monitor(trainer)
         if monitor is not None:
             readings["mem"] = f"{monitor.memory:.0f}MiB"
         readings["ETA"] = "?" if seconds is None else str(timedelta(seconds=round(seconds)))
@@ -148,7 +161,7 @@ class Lines(ProgressBar):
         if not self._due(batch_idx + 1 == self.total_train_batches):
             return
         readings = self._readings.collect(trainer)
-        monitor = next((callback for callback in trainer.callbacks if isinstance(callback, SpeedMonitor)), None)  # pyright: ignore[reportAttributeAccessIssue] - as above
+        monitor = find_speed_monitor(trainer)
         speed = f"  {monitor.rate:.2f} it/s" if monitor is not None and monitor.rate else ""
         place = (
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs or '?'}  {batch_idx + 1}/{self.total_train_batches}"
@@ -164,7 +177,7 @@ class Lines(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.has_dataloader_changed(dataloader_idx)  # which the base class wants to know before it tells the total
+        self.has_dataloader_changed(dataloader_idx)  # the base class needs it for the total
         if batch_idx and self._due(False):
             print(f"validation  {batch_idx + 1}/{self.total_val_batches_current_dataloader}", flush=True)
 
@@ -178,7 +191,7 @@ class Lines(ProgressBar):
         metrics = {
             name: value.item()
             for name, value in trainer.callback_metrics.items()
-            if name.startswith("val/AP") and value >= 0
+            if name.startswith(("val/AP", "val/segm_AP")) and value >= 0
         }
         if self._enabled and metrics and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             scores = "  ".join(f"{name.removeprefix('val/')} {100 * value:.1f}" for name, value in metrics.items())

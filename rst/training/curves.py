@@ -1,4 +1,4 @@
-"""A picture of a run, or of several: losses and diagnostics over the steps, and the metrics of the validations."""
+"""A figure of a run, or of several: losses and diagnostics over the steps, and the metrics of the validations."""
 
 import math
 from collections import defaultdict
@@ -14,22 +14,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from rst.training.errors import ConfigError
+from rst.training.heads import read_heads
 from rst.training.loggers import METRICS_FILE, read_rows
 
 _CORRELATION = "Spearman's correlation of score and IoU, positives"
 _NEGATIVES = "Negatives per positive"
 _BALANCE = "Task balance: factor (lambda) of the box loss"
 _LOSSES, _LEARNING_RATE, _VALIDATION = "Losses", "Learning rate", "Validation (per cent)"
-_PANELS = (
-    ("RPN losses", "loss_rpn_"),
-    ("RoI losses", "loss_roi_"),
-    (_LOSSES, "loss_"),  # of a detector of one head, and what has no head's name
-    (_CORRELATION, "spearman_"),
-    (_NEGATIVES, "negatives_per_positive_"),
-    (_BALANCE, "balance_"),
-)
-_METRICS = ("val/AP", "val/AP50", "val/AP75", "val/oLRP")
-HEADS = {"rpn": "RPN", "roi": "R-CNN", "dense": "dense head"}  # how a statistic's name ends, and what to call it
+_STATISTICS = ((_CORRELATION, "spearman_"), (_NEGATIVES, "negatives_per_positive_"), (_BALANCE, "balance_"))
+_METRICS = [f"val/{shape}{name}" for shape in ("", "segm_") for name in ("AP", "AP50", "AP75", "oLRP")]
 _DASHES = ("-", "--", ":", "-.")  # of the first run, the second ...
 
 Series = tuple[np.ndarray, np.ndarray]  # steps (n,) int64 ascending, values (n,) float64
@@ -60,22 +53,25 @@ def draw_curves(runs: Path | Sequence[Path], output: Path) -> Path:
     """Draw losses, diagnostics (raw and smoothed), learning rate and validation metrics of runs into one PNG file.
 
     Args:
-        runs: the folder of a run, with its metrics.csv, or several to compare: the colour then tells the curve, the
-            dashes tell the run, and only smoothed curves are drawn.
-        output: the picture to write.
+        runs: the folder of a run, with its metrics.csv, or several to compare: each curve then has a colour, each run
+            its dashes, and only smoothed curves are drawn.
+        output: the file to write.
 
     Returns:
         `output`.
     """
     folders = [runs] if isinstance(runs, Path) else list(runs)
     of_run = dict(zip(run_names(folders), (read_metrics(run / METRICS_FILE) for run in folders), strict=True))
-    panels = _panels(sorted({name for curves in of_run.values() for name in curves}))
+    heads = {}
+    for folder, curves in zip(folders, of_run.values(), strict=True):
+        heads |= read_heads(folder, curves)
+    panels = _panels(sorted({name for curves in of_run.values() for name in curves}), heads)
     columns = min(3, math.ceil(len(panels) / 2))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(5.6 * columns, 3.8 * rows), layout="constrained")  # inches
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (title, names) in zip(axes, panels, strict=False):
-        _draw_panel(axis, title, names, of_run)
+        _draw_panel(axis, title, names, of_run, heads)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     if len(of_run) == 1:
@@ -96,21 +92,28 @@ def run_names(folders: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def _panels(names: list[str]) -> list[tuple[str, list[str]]]:
-    """Title and curves of each panel that has any, in the order of the picture."""
-    panels: list[tuple[str, list[str]]] = []
-    drawn: set[str] = set()
-    for title, prefix in _PANELS:
-        of_panel = [name for name in names if name.startswith(prefix) and name not in drawn]
-        drawn |= set(of_panel)
-        panels.append((title, of_panel))
+def _panels(names: list[str], heads: dict[str, str]) -> list[tuple[str, list[str]]]:
+    """Title and curves of each panel that has any, in the order of the figure."""
+    by_length = sorted(heads, key=len, reverse=True)  # a loss of "roi_2" is none of "roi"
+    of_head: dict[str, list[str]] = {head: [] for head in heads}
+    for name in names:
+        owner = next((head for head in by_length if name.startswith(f"loss_{head}_")), None)
+        if owner is not None:
+            of_head[owner].append(name)
+    panels = [(f"{title[0].upper()}{title[1:]} losses", of_head[head]) for head, title in heads.items()]
+    drawn = {name for own in of_head.values() for name in own}
+    # what has no head's name: the losses of a detector with one head, and those that belong to no head
+    for title, prefix in ((_LOSSES, "loss_"), *_STATISTICS):
+        panels.append((title, [name for name in names if name.startswith(prefix) and name not in drawn]))
     metrics = [name for name in _METRICS if name in names]
     panels.insert(0, ("Total loss", [name for name in names if name == "loss"]))
     panels += [(_LEARNING_RATE, [name for name in names if name == "lr"]), (_VALIDATION, metrics)]
     return [(title, of_panel) for title, of_panel in panels if of_panel]
 
 
-def _draw_panel(axis: Axes, title: str, names: list[str], of_run: dict[str, dict[str, Series]]) -> None:
+def _draw_panel(
+    axis: Axes, title: str, names: list[str], of_run: dict[str, dict[str, Series]], heads: dict[str, str]
+) -> None:
     shown, labelled = [np.zeros(0)], set()
     for curves, dashes in zip(of_run.values(), cycle(_DASHES), strict=False):
         for number, name in enumerate(names):
@@ -120,7 +123,7 @@ def _draw_panel(axis: Axes, title: str, names: list[str], of_run: dict[str, dict
             style: dict[str, Any] = {"color": f"C{number}", "linestyle": dashes}
             if name not in labelled:
                 labelled.add(name)
-                style["label"] = _label(name)
+                style["label"] = _label(name, heads)
             if title == _VALIDATION:
                 axis.plot(steps + 1, 100 * values, marker="o", markersize=3, **style)
             elif title == _LEARNING_RATE:
@@ -141,8 +144,8 @@ def _draw_panel(axis: Axes, title: str, names: list[str], of_run: dict[str, dict
 
 def _limit(axis: Axes, title: str, shown: np.ndarray) -> None:
     if title in (_NEGATIVES, _BALANCE):
-        # An RPN has ten times as many negatives as a head. While a head's only positives are the ground truth among its
-        # proposals, its box loss is almost 0 and the factor thousands of times as large as later.
+        # An RPN has ten times as many negatives as a second stage. As long as the only positives of that stage are the
+        # ground truth among its proposals, its box loss is almost 0 and the factor thousands of times its later value.
         axis.set_yscale("log")
     elif title == _CORRELATION:
         axis.axhline(0, color="black", linewidth=0.8)
@@ -155,11 +158,10 @@ def _limit(axis: Axes, title: str, shown: np.ndarray) -> None:
             axis.set_ylim(top=top)
 
 
-def _label(name: str) -> str:
+def _label(name: str, heads: dict[str, str]) -> str:
     if name.startswith("val/"):
         return name.removeprefix("val/") + " (lower is better)" * ("LRP" in name)
-    head = name.rpartition("_")[2]
-    return HEADS[head] if head in HEADS and not name.startswith("loss_") else name
+    return next((heads[name.removeprefix(p)] for _, p in _STATISTICS if name.removeprefix(p) in heads), name)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:

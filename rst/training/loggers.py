@@ -2,13 +2,12 @@
 
 import csv
 import math
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 METRICS_FILE = "metrics.csv"
 
@@ -25,12 +24,12 @@ class CurvesLogger(TensorBoardLogger):
         super().log_metrics(_with_value(metrics), step)
 
 
-class ResumableCSVLogger(CSVLogger):
-    """Lightning's CSV logger, writing `metrics.csv` straight into the run's folder and continuing it on a resume.
+class MetricsLogger(Logger):
+    """Writes `metrics.csv` into the run's folder and continues it on a resume.
 
-    Lightning's own starts an existing file anew. Here the rows of the steps before `first_step` are kept; later ones
-    belong to steps that are about to be repeated and go. Every row is written at once, so that a killed run has
-    logged all it did. A NaN, which stands for no value, becomes an empty cell.
+    On a resume the rows of the steps before `first_step` are kept; later ones belong to steps that are about to be
+    repeated and go. Every row is written at once, so that a killed run has logged all it did. A NaN, which stands for
+    no value, becomes an empty cell.
 
     Args:
         folder: the run's folder.
@@ -38,31 +37,47 @@ class ResumableCSVLogger(CSVLogger):
     """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
-        super().__init__(folder, name="", version="", flush_logs_every_n_steps=1)
-        self.folder = Path(folder)
-        self.first_step = first_step
-
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        super().log_metrics(_with_value(metrics), step)
+        super().__init__()
+        self.file, self.first_step = Path(folder) / METRICS_FILE, first_step
+        self._columns: list[str] | None = None  # None before the first row
 
     @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        if self._experiment is None:
-            # Taken aside before Lightning deletes the file, and brought back before it goes: a kill in between loses
-            # nothing.
-            current, aside = self.folder / METRICS_FILE, self.folder / f".{METRICS_FILE}.before_resume"
-            if current.exists() and not aside.exists():
-                current.replace(aside)
-            kept = [row for row in read_rows(aside) if int(row["step"]) < self.first_step] if aside.exists() else []
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
-                experiment = CSVLogger.experiment.fget(self)  # pyright: ignore[reportOptionalCall, reportAttributeAccessIssue] - the parent's property
-            for row in kept:
-                experiment.log_metrics({key: value for key, value in row.items() if value != ""}, int(row["step"]))
-            experiment.save()
-            aside.unlink(missing_ok=True)
-        return self._experiment
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.file.parent)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml has the settings."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        row = {"step": step or 0, **_with_value(metrics)}
+        if self._columns is None:
+            kept = read_rows(self.file) if self.first_step and self.file.exists() else []
+            self._write([row_ for row_ in kept if int(row_["step"]) < self.first_step])
+        if not row.keys() <= set(self._columns or ()):
+            self._write([*read_rows(self.file), row])
+        else:
+            with self.file.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._columns or ()).writerow(row)
+
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The whole file, with a column for every metric so far; a kill leaves the former file or the new one."""
+        self._columns = sorted({"step", *(self._columns or ()), *(name for row in rows for name in row)})
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.file.with_name(f".{METRICS_FILE}.tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(self.file)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -82,4 +97,4 @@ def build_loggers(folder: Path, first_step: int = 0) -> list[Logger]:
     tensorboard = CurvesLogger(
         folder, name="tensorboard", version="", default_hp_metric=False, purge_step=first_step or None
     )
-    return [ResumableCSVLogger(folder, first_step), tensorboard]
+    return [MetricsLogger(folder, first_step), tensorboard]

@@ -11,23 +11,29 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from rst.evaluation import evaluate_detections, to_coco_results
+from rst.evaluation.protocol import IouType
 from rst.training.callbacks import is_logging_step
 from rst.training.checkpoints import MODEL_RECORD, check_fits
 from rst.training.errors import ConfigError, NonFiniteError
 from rst.training.settings import OptimizerSettings, ScheduleSettings
+
+PREFIXES: dict[IouType, str] = {"bbox": "", "segm": "segm_"}  # of a metric's name: "val/AP", "val/segm_AP"
 
 
 class DetectionTraining(LightningModule):
     """Trains any detector that keeps to torchvision's contract.
 
     In training `model(images, targets)` returns a dict of 0-d tensors whose keys start with "loss_"; their sum is the
-    objective. In evaluation `model(images)` returns a list of {"boxes", "labels", "scores"}. If the model has
-    `statistics`, a dict of 0-d tensors about its last training step on this process, they are logged with the losses; a
-    NaN there is a step without that value, not a fault.
+    objective. In evaluation `model(images)` returns a list of {"boxes", "labels", "scores"}, and "masks" from a
+    detector that makes them: (n, H, W) bool for an image (3, H, W). Optional attributes of the model:
+
+        statistics   dict of 0-d tensors about its last training step on this process, logged with the losses; NaN: this
+                     step has no such value
+        iou_types    what is validated, "bbox" and / or "segm"; ("bbox",) without it
 
     Every loss term and statistic is logged under its own name, the sum of the losses as "loss", the learning rate as
-    "lr", all as means over the processes (of a statistic: over those that have it); the COCO metrics of the validation
-    set as "val/AP", "val/AP50" and so on (in [0, 1]).
+    "lr", all as means over the processes (of a statistic: over the processes that have it). The COCO metrics of the
+    validation set (in [0, 1]) are logged as "val/AP", "val/AP50" and so on for boxes, as "val/segm_AP", ... for masks.
 
     The random numbers that a model draws in a training step (a sampler, dropout) depend on seed, step and process
     alone, so that a resumed run draws what the uninterrupted one would have drawn.
@@ -64,9 +70,12 @@ class DetectionTraining(LightningModule):
         self.category_ids = list(category_ids or [])
         self.config = config
         self.seed = seed
-        self.results: list[dict[str, Any]] = []  # COCO results of the last validation; complete on rank 0 only
-        self.metrics: dict[str, float] = {}
+        self.iou_types: tuple[IouType, ...] = tuple(getattr(model, "iou_types", ("bbox",)))
+        self.results: list[dict[str, Any]] = []  # COCO results of the last validation; complete on the first process
+        self.metrics: dict[IouType, dict[str, float]] = {}
         self._results_of_image: dict[int, list[dict[str, Any]]] = {}
+        if not self.iou_types or not set(self.iou_types) <= set(PREFIXES):
+            raise ConfigError(f"iou_types of the model must be some of {list(PREFIXES)}, got {list(self.iou_types)}")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ConfigError(
                 f"model.num_classes is {self.num_classes}, but the annotations have {len(self.class_names)} "
@@ -76,6 +85,11 @@ class DetectionTraining(LightningModule):
     @property
     def num_classes(self) -> int:
         return int(self.model.num_classes)  # pyright: ignore[reportArgumentType] - nn.Module types attributes loosely
+
+    @property
+    def main_metric(self) -> str:
+        """The metric that judges a checkpoint unless the settings name another: AP, of boxes if they are validated."""
+        return f"val/{min(PREFIXES[iou_type] for iou_type in self.iou_types)}AP"
 
     # ---- training
 
@@ -105,7 +119,7 @@ class DetectionTraining(LightningModule):
     def _over_processes(
         self, terms: dict[str, Tensor], statistics: dict[str, Tensor]
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Means of both over the processes; of a statistic over those that have it, NaN where none has."""
+        """Means of both over the processes; of a statistic over the processes that have it, NaN if none has."""
         # One reduction a step: what is logged are means over the processes, and a loss that is not finite on one
         # process stops all of them (one alone would leave the others waiting for its gradients).
         values = torch.stack([value.detach().float() for value in (*terms.values(), *statistics.values())])
@@ -115,12 +129,12 @@ class DetectionTraining(LightningModule):
         numbers = self.trainer.strategy.reduce(values, reduce_op="mean").tolist()  # the step's one synchronisation
         shares = numbers[len(terms) + len(statistics) :]
         means = zip(numbers[len(terms) :], shares, strict=False)
-        of_those_that_have_it = [mean / share if share else math.nan for mean, share in means]
-        return dict(zip(terms, numbers, strict=False)), dict(zip(statistics, of_those_that_have_it, strict=True))
+        over_present = [mean / share if share else math.nan for mean, share in means]
+        return dict(zip(terms, numbers, strict=False)), dict(zip(statistics, over_present, strict=True))
 
     def _seed_step(self, batch_idx: int) -> None:
         seed = _step_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
-        # Not torch.manual_seed: without a GPU that keeps a record of every call, for the day one is initialised.
+        # Not torch.manual_seed: without a GPU it stores every call, to repeat it once a GPU is initialised.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -149,8 +163,8 @@ class DetectionTraining(LightningModule):
 
     def validation_step(self, batch: tuple[list[Tensor], list[dict[str, Any]]], batch_idx: int) -> None:
         images, targets = batch
-        detections = self.model(images)
-        for detection, target in zip(detections, targets, strict=True):
+        # Plain numbers and run lengths are kept, never tensors: memory grows by kilobytes per image.
+        for detection, target in zip(self.model(images), targets, strict=True):
             results = to_coco_results([detection], [target], self.category_ids)
             self._results_of_image[int(target["image_id"])] = results
 
@@ -164,15 +178,19 @@ class DetectionTraining(LightningModule):
         if self.annotations is None:
             return
         scored = self.trainer.is_global_zero and not self.trainer.sanity_checking
-        metrics = evaluate_detections(Path(self.annotations), self.results) if scored else {}
+        file = Path(self.annotations)
+        metrics: dict[IouType, dict[str, float]] = {}
+        for kind in self.iou_types if scored else ():
+            metrics[kind] = evaluate_detections(file, self.results, kind)
         self.metrics = self.trainer.strategy.broadcast(metrics, src=0)
-        if self.metrics:
-            self.log_dict({f"val/{name}": value for name, value in self.metrics.items()}, batch_size=1)
+        for kind, numbers in self.metrics.items():
+            self.log_dict({f"val/{PREFIXES[kind]}{name}": value for name, value in numbers.items()}, batch_size=1)
 
     # ---- checkpoints: what a later command must know to use the weights
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # A finite loss can have a gradient that is not; the next loss would tell, but this file would be spoilt.
+        # A finite loss can have non-finite gradients. The next step would notice, but this checkpoint would already be
+        # corrupt.
         for name, parameter in self.model.named_parameters():
             if not parameter.isfinite().all():
                 raise NonFiniteError(
@@ -202,7 +220,7 @@ def _step_seed(seed: int, epoch: int, batch: int, rank: int) -> int:
 
 
 def _gather_to_first(value: Any) -> list[Any]:
-    """The values of all processes, in the order of their ranks, on rank 0; an empty list elsewhere."""
+    """The values of all processes in their order, on the first process; an empty list on the others."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [value]
     first = torch.distributed.get_rank() == 0

@@ -1,5 +1,6 @@
 """The folder of a run, and the Lightning Trainer that fills it.
 
+RUN/heads.json                  names and titles of the model's heads, for curves and tables
 RUN/config.yaml                 the resolved configuration, written before the first step
 RUN/metrics.csv                 every loss term of every step, learning rate, speed, memory; the validation's AP
 RUN/tensorboard/                the same for TensorBoard
@@ -31,12 +32,13 @@ class CheckpointSettings:
     Args:
         every_n_train_steps: optimiser steps between two savings of last.ckpt; 0 for none within an epoch.
         keep_every_n_epochs: epochs between two checkpoints that are never overwritten; 0 for none.
-        monitor: the metric that decides what the best checkpoint is; higher is better.
+        monitor: the metric that decides what the best checkpoint is; higher is better. null: "val/AP", or
+            "val/segm_AP" for a detector whose masks alone are evaluated.
     """
 
     every_n_train_steps: int = 500
     keep_every_n_epochs: int = 0
-    monitor: str = "val/AP"
+    monitor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def build_trainer(
     """
     if ema_decay is not None and not 0 < ema_decay < 1:
         raise ConfigError(f"ema_decay must lie between 0 and 1 or be null, got {ema_decay}")
-    quieten()
+    silence_lightning()
     options = dict(options)
     callbacks = [*_listed(options.pop("callbacks", None)), SpeedMonitor()]
     if ema_decay is not None:
@@ -170,7 +172,9 @@ def _checkpoint_callbacks(folder: RunFolder, settings: CheckpointSettings, valid
     common: dict[str, Any] = {"dirpath": folder.checkpoints, "enable_version_counter": False}
     callbacks: list[Callback] = []
     if validates:
-        callbacks.append(_Checkpoint(filename="best", monitor=settings.monitor, mode="max", save_top_k=1, **common))
+        callbacks.append(
+            _Checkpoint(filename="best", monitor=settings.monitor or "val/AP", mode="max", save_top_k=1, **common)
+        )
     callbacks.append(_Checkpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common))
     if settings.every_n_train_steps:
         callbacks.append(_Checkpoint(filename="last", every_n_train_steps=settings.every_n_train_steps, **common))
@@ -194,8 +198,8 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def quieten() -> None:
-    """Silence what Lightning says about things that are so on purpose."""
+def silence_lightning() -> None:
+    """Silence Lightning's remarks on what this project does on purpose."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (

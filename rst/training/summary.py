@@ -1,10 +1,12 @@
 """The paper's diagnostics in numbers, from a run's metrics.csv: rank correlation, negatives per positive, balance."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from rst.training.curves import HEADS, Series, read_metrics
+from rst.training.curves import Series, read_metrics
+from rst.training.heads import read_heads
 from rst.training.loggers import METRICS_FILE, read_rows
 
 LAST = 100  # iterations: the paper averages its correlation over all and over the last hundred
@@ -17,7 +19,7 @@ def summarise(run: Path) -> dict[str, float]:
         run: the folder of the run, with its metrics.csv.
 
     Returns:
-        For * = rpn, roi, dense, as far as the run logged them:
+        For each head *, as far as the run logged them:
             spearman_*, spearman_*_last_100   means over the logged iterations that have a value; the last hundred are
                                               those of the last hundred optimiser steps
             negatives_per_positive_*          mean over the logged iterations of the first epoch (Table 10 of the paper)
@@ -30,7 +32,7 @@ def summarise(run: Path) -> dict[str, float]:
     first_epoch = {int(row["step"]) for row in read_rows(path) if row.get("epoch") == "0"}
     last_step = max(steps[-1] for steps, _ in curves.values())
     found: dict[str, float] = {}
-    for head in HEADS:
+    for head in read_heads(run, curves):
         correlation, balance = f"spearman_{head}", f"balance_{head}"
         if correlation in curves:
             steps, values = curves[correlation]
@@ -58,11 +60,15 @@ def _of_steps(series: Series | None, wanted: set[int]) -> np.ndarray:
     return values[np.isin(steps, list(wanted))]
 
 
-def format_summary(runs: dict[str, dict[str, float]]) -> str:
-    """A table of `summarise`'s numbers, one column a run; an empty string where no run has any."""
+def format_summary(runs: Mapping[str, Path]) -> str:
+    """A table of `summarise`'s numbers, one column per run, by its name; an empty string where no run has any."""
+    heads: dict[str, str] = {}
+    for run in runs.values():
+        heads |= read_heads(run, read_metrics(run / METRICS_FILE))
+    numbers = {name: summarise(run) for name, run in runs.items()}
     lines = []
-    for head, name in HEADS.items():
-        title = name[0].upper() + name[1:]
+    for head, title in heads.items():
+        title = title[0].upper() + title[1:]
         lines += [
             (f"{title}: Spearman's correlation, all iterations", f"spearman_{head}", ".3f"),
             (f"{title}: the same, last {LAST}", f"spearman_{head}_last_{LAST}", ".3f"),
@@ -72,9 +78,9 @@ def format_summary(runs: dict[str, dict[str, float]]) -> str:
             (f"{title}: the same, largest", f"balance_{head}_largest", ".3g"),
         ]
     table = [
-        [label, *(format(found[name], style) if name in found else "-" for found in runs.values())]
+        [label, *(format(found[name], style) if name in found else "-" for found in numbers.values())]
         for label, name, style in lines
-        if any(name in found for found in runs.values())
+        if any(name in found for found in numbers.values())
     ]
     if not table:
         return ""

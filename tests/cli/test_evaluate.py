@@ -85,7 +85,10 @@ def test_no_detections_are_a_table_of_zeros(capsys, coco, tmp_path):
 
 def test_mistakes(capsys, coco, lvis, tmp_path):
     for arguments, message in [
-        (("--protocol", "lvis"), "truth.json: image 2 has no key 'neg_category_ids', which LVIS's protocol needs"),
+        (
+            ("--protocol", "lvis"),
+            "truth.json: image 2: 'neg_category_ids' must be a list of category ids in an LVIS file",
+        ),
         (("--images", tmp_path), "--images: belongs to --checkpoint, not to --detections"),
         (("--data.workers", "2"), "--data.workers 2: belongs to --checkpoint"),
         (("--checkpoint", "x"), "not allowed with argument --detections"),

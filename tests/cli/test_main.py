@@ -9,7 +9,7 @@ import torch
 from tiny_detection import prepare_data, training_arguments
 
 from rst.cli.main import COMMANDS, main
-from rst.cli.mistakes import in_short
+from rst.cli.mistakes import summarise
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def complaint(capsys, arguments, code=2):
     return captured.err.removeprefix("rst: ").strip()
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS if name != "data")])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["data", "check"], ["data", "show"]])
 def test_help_fits_a_screen_or_two_and_shows_how(capsys, command):
     assert main([*command, "--help"]) == 0
     text = capsys.readouterr().out
@@ -37,7 +37,8 @@ def test_help_fits_a_screen_or_two_and_shows_how(capsys, command):
 def test_help_does_not_wait_for_torch():
     code = (
         "import sys; from rst.cli.main import main\n"
-        "for command in ([], ['train'], ['evaluate'], ['predict'], ['plot']): main([*command, '--help'])\n"
+        "for command in ('', 'train', 'evaluate', 'predict', 'plot', 'data check', 'data show'):\n"
+        "    main([*command.split(), '--help'])\n"
         "sys.exit(bool({'torch', 'lightning', 'jsonargparse'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
@@ -142,12 +143,12 @@ def test_what_lies_in_the_way_is_not_overwritten(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_spoils_an_epoch_is_named(data, tmp_path, capsys, workers):
+def test_an_image_that_spoils_an_epoch_is_named(data, tmp_path, capsys, workers):
     broken = shutil.copytree(data, tmp_path / "broken")
-    picture = sorted((broken / "train").iterdir())[0]
-    picture.write_bytes(picture.read_bytes()[:300])
+    image = sorted((broken / "train").iterdir())[0]
+    image.write_bytes(image.read_bytes()[:300])
     message = complaint(capsys, training_arguments(broken, tmp_path / "run", f"--data.workers={workers}"))
-    assert message.startswith(f"{picture}: ")
+    assert message.startswith(f"{image}: ")
     assert len(message.splitlines()) == 1
 
 
@@ -169,4 +170,4 @@ def test_debug_shows_where(data, tmp_path, capsys):
 
 
 def test_a_message_that_is_not_understood_is_passed_on():
-    assert in_short("Something\n  entirely   new", []) == "Something entirely   new"
+    assert summarise("Something\n  entirely   new", []) == "Something entirely   new"

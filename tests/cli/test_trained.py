@@ -42,8 +42,8 @@ def run(data, tmp_path_factory):
 
 
 def size_of(file) -> tuple[int, int]:
-    with Image.open(file) as picture:
-        return picture.size
+    with Image.open(file) as image:
+        return image.size
 
 
 def rst(capsys, *arguments, code=0) -> str:
@@ -71,8 +71,8 @@ def test_evaluation_of_other_data(capsys, data, run, tmp_path):
     chosen = ("--annotations", data / "annotations" / "train.json", "--images", data / "train")
     rst(capsys, "evaluate", "--checkpoint", run, *chosen, "--output", tmp_path / "train")
     results = json.loads((tmp_path / "train" / "detections.json").read_text())
-    pictures = CocoDetection(data / "annotations" / "train.json", data / "train")
-    assert {result["image_id"] for result in results} == set(pictures.image_ids)
+    images = CocoDetection(data / "annotations" / "train.json", data / "train")
+    assert {result["image_id"] for result in results} == set(images.image_ids)
 
 
 def test_evaluation_takes_all_of_the_data_on_one_device_of_this_machine(capsys, data, tmp_path):
@@ -100,8 +100,8 @@ def test_other_categories_than_the_checkpoints_are_refused(capsys, data, run, tm
 def test_a_checkpoint_on_its_own_knows_its_model(capsys, data, run, tmp_path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     alone = shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "deep" / "er" / "mine.ckpt")
-    rst(capsys, "predict", "--checkpoint", alone, data / "val", "--output", tmp_path / "pictures")
-    assert (tmp_path / "pictures" / "predictions.json").is_file()
+    rst(capsys, "predict", "--checkpoint", alone, data / "val", "--output", tmp_path / "images")
+    assert (tmp_path / "images" / "predictions.json").is_file()
 
 
 def test_a_checkpoint_of_other_classes_is_refused(capsys, run):
@@ -116,14 +116,14 @@ def test_a_checkpoint_of_other_classes_is_refused(capsys, run):
 def test_a_truncated_checkpoint_is_refused(capsys, run, tmp_path):
     cut = tmp_path / "cut.ckpt"
     cut.write_bytes((run / "checkpoints" / "best.ckpt").read_bytes()[:5000])
-    for command in (["evaluate"], ["predict", "picture.png", "--output", tmp_path]):
-        (tmp_path / "picture.png").touch()
+    for command in (["evaluate"], ["predict", "image.png", "--output", tmp_path]):
+        (tmp_path / "image.png").touch()
         message = rst(capsys, *command, "--checkpoint", cut, code=2)
-        assert "cut.ckpt: not a readable checkpoint" in message or "picture.png" in message
+        assert "cut.ckpt: not a readable checkpoint" in message or "image.png" in message
     assert "neither best.ckpt nor last.ckpt" in rst(capsys, "evaluate", "--checkpoint", tmp_path, code=2)
 
 
-def test_predictions_are_in_pixels_of_the_picture(capsys, data, run, tmp_path):
+def test_predictions_are_in_pixels_of_the_image(capsys, data, run, tmp_path):
     wide = tmp_path / "in" / "wide.jpg"
     wide.parent.mkdir()
     Image.fromarray(np.full((90, 300, 3), 128, np.uint8)).save(wide)
@@ -148,14 +148,14 @@ def test_predictions_are_in_pixels_of_the_picture(capsys, data, run, tmp_path):
             assert (
                 prediction["category"] == ["disc", "square", "triangle", "star", "cross", "ring"][prediction["label"]]
             )
-    # the detector's boxes are shares of the picture: most of them reach beyond a picture that was not scaled back
+    # the detector's boxes are shares of the image: most of them reach beyond an image that was not scaled back
     assert max(sum(p["bbox"][::2]) for p in entries[str(wide)]["predictions"]) > 64
     assert {size_of(output / name) for name in ("wide.png", "wide_1.png")} == {(1200, 360), (360, 1200)}
 
 
 def test_the_threshold_leaves_out_the_unsure(capsys, data, run, tmp_path):
-    picture = sorted((data / "val").iterdir())[0]
-    common = ("predict", "--checkpoint", run, picture, "--output", tmp_path)
+    image = sorted((data / "val").iterdir())[0]
+    common = ("predict", "--checkpoint", run, image, "--output", tmp_path)
     rst(capsys, *common, "--threshold", "0")
     (entry,) = json.loads((tmp_path / "predictions.json").read_text())
     scores = [prediction["score"] for prediction in entry["predictions"]]
@@ -165,14 +165,14 @@ def test_the_threshold_leaves_out_the_unsure(capsys, data, run, tmp_path):
     assert [prediction["score"] for prediction in entry["predictions"]] == scores[:3]
 
 
-def test_unreadable_pictures_are_named_and_the_others_done(capsys, data, run, tmp_path):
+def test_unreadable_files_are_named_and_the_others_done(capsys, data, run, tmp_path):
     good = sorted((data / "val").iterdir())[0]
     bad, empty = tmp_path / "bad.png", tmp_path / "empty.jpg"
     bad.write_bytes(good.read_bytes()[:200])
     empty.touch()
     output = tmp_path / "out"
     message = rst(capsys, "predict", "--checkpoint", run, bad, good, empty, "--output", output, code=2)
-    assert "2 of 3 pictures cannot be read" in message
+    assert "2 of 3 images cannot be read" in message
     assert str(bad) in message
     assert str(empty) in message
     assert [entry["file_name"] for entry in json.loads((output / "predictions.json").read_text())] == [str(good)]
@@ -183,8 +183,8 @@ def test_mistakes_of_predict(capsys, data, run, tmp_path):
     common = ("predict", "--checkpoint", run, "--output", tmp_path / "out")
     for arguments, message in [
         ([tmp_path / "none.png"], "none.png: no such file or folder"),
-        ([tmp_path / "nothing"], "nothing: no pictures in this folder"),
-        ([], "no pictures given"),
+        ([tmp_path / "nothing"], "nothing: no images in this folder"),
+        ([], "no images given"),
         ([data / "val", "--threshold", "50"], "--threshold must lie between 0 and 1, got 50"),
         ([data / "val", "--device", "gpu7"], "--device gpu7"),
         ([data / "val", "--model.wieghts", "x"], "unknown key model.wieghts"),
@@ -199,7 +199,7 @@ def test_plot(capsys, run, tmp_path):
 
 
 @pytest.mark.parametrize("loss", ["rank_sort", "alrp"])
-def test_the_dense_detector_from_training_to_pictures(capsys, data, tmp_path, loss):
+def test_the_dense_detector_from_training_to_images(capsys, data, tmp_path, loss):
     run = tmp_path / "run"
     window = ["--model.self_balance_window", "2"] if loss == "alrp" else []
     rst(capsys, *training_arguments(data, run, *ATSS, "--model.loss", loss, *window, "--ema_decay", "0.9"))
@@ -222,7 +222,7 @@ def test_the_dense_detector_from_training_to_pictures(capsys, data, tmp_path, lo
 
 
 @pytest.mark.parametrize("loss", ["rank_sort", "cross_entropy"])
-def test_the_real_detector_from_training_to_pictures(capsys, data, tmp_path, loss):
+def test_the_real_detector_from_training_to_images(capsys, data, tmp_path, loss):
     run = tmp_path / "run"
     rst(capsys, *training_arguments(data, run, *FASTER_RCNN, "--model.loss", loss, "--ema_decay", "0.9"))
     logged = read_metrics(run / "metrics.csv")

@@ -1,11 +1,11 @@
-"""YOLACT's augmentations: what they do to pictures, boxes and masks, and that they are seeded and resumable."""
+"""YOLACT's augmentations: what they do to images, boxes and masks, and that they are seeded and resumable."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from picture_items import picture_item
+from image_items import image_item
 
 from rst.data import DetectionData
 from rst.data.samples import shapes
@@ -15,11 +15,11 @@ YOLACT = {"keep_ratio": False, "photometric": True, "expand": 4.0, "iou_crop": T
 
 
 def item(height=60, width=90, boxes=((20, 10, 60, 50), (2, 2, 8, 9)), masks=True):
-    return picture_item(height, width, boxes, masks)
+    return image_item(height, width, boxes, masks)
 
 
 def only(**option):
-    """The transform with one augmentation and nothing else, at the size of the picture."""
+    """The transform with one augmentation and nothing else, at the size of the image."""
     return training_transforms([60], 90, flip=0.0, **option)
 
 
@@ -87,14 +87,14 @@ def test_a_crop_holds_the_centre_of_every_object_that_stays():
 @pytest.mark.parametrize(
     "options", [{"boxes": ()}, {"boxes": (), "masks": False}, {"height": 3, "width": 4, "boxes": ()}]
 )
-def test_pictures_without_objects_and_tiny_ones_pass(options):
+def test_images_without_objects_and_tiny_ones_pass(options):
     transform = training_transforms([30], 60, **YOLACT)
     (_, _), drawn = many(transform, 20, **options)
     assert {tuple(image.shape) for image, _ in drawn} == {(3, 30, 30)}
     assert all(len(target["boxes"]) == 0 for _, target in drawn)
 
 
-def test_a_tiny_picture_with_an_object_is_not_cropped():
+def test_a_tiny_image_with_an_object_is_not_cropped():
     _, drawn = many(
         training_transforms([30], 60, iou_crop=True, flip=0.0), 50, height=2, width=3, boxes=((0, 0, 2, 2),)
     )
@@ -149,7 +149,7 @@ def test_augmented_batches_are_seeded_and_resumed_exactly(folder):
         runs.append([seen(data.train_dataloader(), epoch) for epoch in range(2)])
     assert runs[0] == runs[1]
     assert runs[0][0] != runs[0][1]
-    assert len(runs[0][0]) > 10, "pictures are repeated"
+    assert len(runs[0][0]) > 10, "images are repeated"
     data.set_position(1, 3)
     resumed = data.train_dataloader()
     assert seen(resumed, 1) == runs[0][1][6:]
@@ -170,7 +170,7 @@ def test_validation_has_none_of_it(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"expand": 0.5}, r"expand must lie in \[1, 16\] times the sides of the picture, got 0.5"),
+        ({"expand": 0.5}, r"expand must lie in \[1, 16\] times the sides of the image, got 0.5"),
         ({"expand": float("nan")}, r"expand must lie in \[1, 16\].* got nan"),
         ({"min_box_side": 0.0}, r"min_box_side must be at least 1 pixel, got 0.0"),
         ({"keep_ratio": False, "short_sides": [0]}, r"short_sides must be a non-empty list of positive .* got \[0\]"),

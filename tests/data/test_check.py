@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from coco_files import FAULTS, Files
-from spoilt_sets import MORE, TWENTY, SpoiltSet
+from corrupted_sets import MORE, TWENTY, CorruptedSet
 
 from rst.data import DataError, DataWarning
 from rst.data.check import KINDS, Report, check_annotations
@@ -24,9 +24,9 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def check(spoilt: SpoiltSet, **options) -> Report:
-    spoilt.write()
-    return check_annotations(spoilt.annotations, spoilt.images, **{"masks": True, "decode": True} | options)
+def check(corrupted: CorruptedSet, **options) -> Report:
+    corrupted.write()
+    return check_annotations(corrupted.annotations, corrupted.images, **{"masks": True, "decode": True} | options)
 
 
 def found(report: Report) -> list[tuple]:
@@ -46,14 +46,14 @@ def test_the_clean_sets_have_no_faults(clean, options):
 
 
 def test_twenty_planted_faults_are_found_and_nothing_else(clean, tmp_path):
-    spoilt = SpoiltSet(clean, "train", tmp_path)
-    planted = [plant(spoilt) for plant in TWENTY]
+    corrupted = CorruptedSet(clean, "train", tmp_path)
+    planted = [plant(corrupted) for plant in TWENTY]
     assert len(planted) == len({kind for kind, *_ in planted}) == 20, "no two alike"
-    report = check(spoilt)
+    report = check(corrupted)
     assert found(report) == sorted(planted)
     for finding in report.findings:
         assert str(finding.id) in finding.message
-        expected = spoilt.images if finding.subject == "image" else spoilt.annotations
+        expected = corrupted.images if finding.subject == "image" else corrupted.annotations
         assert finding.file.startswith(str(expected))
     warnings = {finding.kind for finding in report.of_level("warning")}
     assert warnings == {
@@ -67,16 +67,16 @@ def test_twenty_planted_faults_are_found_and_nothing_else(clean, tmp_path):
 
 
 def test_thirty_at_once(clean, tmp_path):
-    spoilt = SpoiltSet(clean, "train", tmp_path)
-    planted = [plant(spoilt) for plant in TWENTY + MORE]
-    assert found(check(spoilt)) == sorted(planted)
+    corrupted = CorruptedSet(clean, "train", tmp_path)
+    planted = [plant(corrupted) for plant in TWENTY + MORE]
+    assert found(check(corrupted)) == sorted(planted)
 
 
 @pytest.mark.parametrize("plant", TWENTY + MORE)
 def test_each_fault_alone_and_an_error_is_what_stops_the_reader(clean, tmp_path, plant):
-    spoilt = SpoiltSet(clean, "train", tmp_path)
-    planted = plant(spoilt)
-    report = check(spoilt)
+    corrupted = CorruptedSet(clean, "train", tmp_path)
+    planted = plant(corrupted)
+    report = check(corrupted)
     assert found(report) == [planted]
     kind = planted[0]
     if kind == "malformed area":  # read by the evaluation only
@@ -84,7 +84,7 @@ def test_each_fault_alone_and_an_error_is_what_stops_the_reader(clean, tmp_path,
         return
 
     def read_all() -> None:
-        data = CocoDetection(spoilt.annotations, spoilt.images, masks=True)
+        data = CocoDetection(corrupted.annotations, corrupted.images, masks=True)
         for index in range(len(data)):
             data[index]
 
@@ -98,69 +98,69 @@ def test_each_fault_alone_and_an_error_is_what_stops_the_reader(clean, tmp_path,
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_the_reader_refuses_is_an_error_in_the_readers_words(tmp_path, fault):
     files = Files(tmp_path)
-    spoil, message = FAULTS[fault]
-    spoil(files.content)
+    corrupt, message = FAULTS[fault]
+    corrupt(files.content)
     with pytest.raises(DataError):
         files.read()
     errors = check_annotations(files.annotations, files.images).of_level("error")
-    if fault == "missing picture":  # names the image first
-        message = r"image 5: no such picture: .*sub/d.png"
+    if fault == "missing image file":  # names the image first
+        message = r"image 5: no such image file: .*sub/d.png"
     assert any(re.search(message, finding.message) for finding in errors)
 
 
 def test_categories_must_be_those_of_the_other_file(clean, tmp_path):
-    spoilt = SpoiltSet(clean, "train", tmp_path)
+    corrupted = CorruptedSet(clean, "train", tmp_path)
     other = clean / "annotations/val.json"
-    assert check(spoilt, classes_of=other).findings == []
-    spoilt.content["categories"][2]["name"] = "pyramid"
-    spoilt.content["categories"].append({"id": 99, "name": "unicorn"})
-    report = check(spoilt, classes_of=other)
+    assert check(corrupted, classes_of=other).findings == []
+    corrupted.content["categories"][2]["name"] = "pyramid"
+    corrupted.content["categories"].append({"id": 99, "name": "unicorn"})
+    report = check(corrupted, classes_of=other)
     assert found(report) == [("other classes", "category", 4), ("other classes", "category", 99)]
     assert report.findings[0].message == f"category 4 is 'pyramid' in this file but is 'triangle' in {other}"
     assert report.findings[1].message == f"category 99 is 'unicorn' in this file but is not in {other}"
     assert len(report.of_level("error")) == 2
     with pytest.raises(DataError, match=r"nowhere.json: no such file"):
-        check(spoilt, classes_of=tmp_path / "nowhere.json")
+        check(corrupted, classes_of=tmp_path / "nowhere.json")
 
 
 def test_settings_decide_what_is_an_error(clean, tmp_path):
-    spoilt = SpoiltSet(clean, "train", tmp_path)
+    corrupted = CorruptedSet(clean, "train", tmp_path)
     for plant in TWENTY + MORE:
-        plant(spoilt)
+        plant(corrupted)
 
     def errors(**options) -> set[str]:
-        return {finding.kind for finding in check(spoilt, **options).of_level("error")}
+        return {finding.kind for finding in check(corrupted, **options).of_level("error")}
 
     everything = errors()
     assert everything - errors(masks=False) == {"missing mask", "malformed mask", "mask without area"}
-    boxes = {"box without area", "box outside the picture", "mask without area"}
+    boxes = {"box without area", "box outside the image", "mask without area"}
     assert everything - errors(leave_out=True) == boxes
     assert errors(masks=False, leave_out=True) >= {"malformed box", "malformed area"}
-    by_header = found(check(spoilt, decode=False))
-    assert len(found(check(spoilt))) - len(by_header) == 1, "the truncated file"
-    assert {kind for kind, *_ in by_header} == {kind for kind, *_ in found(check(spoilt))}
-    unseen = found(check(spoilt, decode=False, headers=False))
-    assert not {kind for kind, *_ in unseen} & {"unreadable picture", "picture of another size"}
+    by_header = found(check(corrupted, decode=False))
+    assert len(found(check(corrupted))) - len(by_header) == 1, "the truncated file"
+    assert {kind for kind, *_ in by_header} == {kind for kind, *_ in found(check(corrupted))}
+    unseen = found(check(corrupted, decode=False, headers=False))
+    assert not {kind for kind, *_ in unseen} & {"unreadable image file", "image file of another size"}
 
 
 def test_leaving_out_is_what_the_reader_does_then(clean, tmp_path):
-    spoilt = SpoiltSet(clean, "train", tmp_path)
+    corrupted = CorruptedSet(clean, "train", tmp_path)
     faulty = [plant for plant in TWENTY if plant.__name__ == "<lambda>"]
-    planted = [plant(spoilt) for plant in faulty]
+    planted = [plant(corrupted) for plant in faulty]
     kept = [entry for entry in planted if KINDS[entry[0]] in ("boxes", "shapes", "never")]
-    assert {kind for kind, *_ in kept} >= {"box without area", "box outside the picture", "mask without area"}
+    assert {kind for kind, *_ in kept} >= {"box without area", "box outside the image", "mask without area"}
     ids = {entry_id for kind, _, entry_id in planted if (kind, _, entry_id) not in kept}
-    spoilt.content["annotations"] = [a for a in spoilt.content["annotations"] if a["id"] not in ids]
-    report = check(spoilt, leave_out=True)
+    corrupted.content["annotations"] = [a for a in corrupted.content["annotations"] if a["id"] not in ids]
+    report = check(corrupted, leave_out=True)
     assert report.of_level("error") == []
     with pytest.warns(DataWarning, match=r"3 boxes left out"):
-        CocoDetection(spoilt.annotations, spoilt.images, masks=True, faulty_boxes="leave_out")
+        CocoDetection(corrupted.annotations, corrupted.images, masks=True, faulty_boxes="leave_out")
 
 
 def test_a_report_as_json(clean, tmp_path):
-    spoilt = SpoiltSet(clean, "train", tmp_path)
-    planted = [plant(spoilt) for plant in TWENTY]
-    report = json.loads(json.dumps(check(spoilt).as_dict()))
+    corrupted = CorruptedSet(clean, "train", tmp_path)
+    planted = [plant(corrupted) for plant in TWENTY]
+    report = json.loads(json.dumps(check(corrupted).as_dict()))
     assert (report["errors"], report["warnings"]) == (14, 6)
     assert sum(report["counts"].values()) == len(report["findings"]) == len(planted)
     assert set(report["findings"][0]) == {"level", "kind", "file", "subject", "id", "message", "value"}
@@ -200,10 +200,10 @@ def test_a_folder_or_file_that_is_not_there_is_a_mistake_of_the_caller(tmp_path)
 
 
 def test_a_file_without_annotations_or_with_crowds_only(clean, tmp_path):
-    spoilt = SpoiltSet(clean, "train", tmp_path)
-    spoilt.content["annotations"] = []
-    assert found(check(spoilt)) == [("no objects", "file", None)]
-    crowds = SpoiltSet(clean, "val", tmp_path / "crowds")
+    corrupted = CorruptedSet(clean, "train", tmp_path)
+    corrupted.content["annotations"] = []
+    assert found(check(corrupted)) == [("no objects", "file", None)]
+    crowds = CorruptedSet(clean, "val", tmp_path / "crowds")
     for entry in crowds.content["annotations"]:
         entry["iscrowd"] = 1
     assert found(check(crowds)) == [("no objects", "file", None)]
@@ -211,8 +211,8 @@ def test_a_file_without_annotations_or_with_crowds_only(clean, tmp_path):
 
 
 def test_hints_for_boxes_in_shares_and_in_corners(clean, tmp_path):
-    shares = SpoiltSet(clean, "train", tmp_path)
-    corners = SpoiltSet(clean, "train", tmp_path / "corners")
+    shares = CorruptedSet(clean, "train", tmp_path)
+    corners = CorruptedSet(clean, "train", tmp_path / "corners")
     for entry in shares.content["annotations"]:
         entry["bbox"] = [value / 2 / SIDE for value in entry["bbox"]]
     for entry in corners.content["annotations"]:
@@ -223,18 +223,18 @@ def test_hints_for_boxes_in_shares_and_in_corners(clean, tmp_path):
 
 
 def test_notes_on_gaps_unused_files_and_classes_without_objects(clean, tmp_path):
-    spoilt = SpoiltSet(clean, "train", tmp_path)
-    (spoilt.images / "stray.png").touch()
-    spoilt.content["categories"].append({"id": 18, "name": "unicorn"})
-    report = check(spoilt)
+    corrupted = CorruptedSet(clean, "train", tmp_path)
+    (corrupted.images / "stray.png").touch()
+    corrupted.content["categories"].append({"id": 18, "name": "unicorn"})
+    report = check(corrupted)
     assert report.findings == []
-    assert report.notes[0] == "1 file beside the pictures without an entry in the annotations"
+    assert report.notes[0] == "1 file beside the images without an entry in the annotations"
     assert report.notes[1].startswith("category ids have gaps (3, 5-6, 8-10, 12-15, 17)")
     assert report.notes[2].endswith("of 7 classes have no object to learn from: unicorn")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "kind", "message"),
+    ("corrupt", "kind", "message"),
     [
         (lambda c: c["categories"][3].update(frequency="x"), "malformed LVIS entry", r"category 4: 'frequency' must"),
         (lambda c: c["images"][2].pop("neg_category_ids"), "malformed LVIS entry", r"image 3: 'neg_category_ids' must"),
@@ -252,11 +252,11 @@ def test_notes_on_gaps_unused_files_and_classes_without_objects(clean, tmp_path)
         ),
     ],
 )  # fmt: skip
-def test_faults_of_lviss_own_entries(clean, tmp_path, spoil, kind, message):
+def test_faults_of_lviss_own_entries(clean, tmp_path, corrupt, kind, message):
     lvis = clean.with_name("lvis")
     content = json.loads((lvis / "annotations/train.json").read_text())
-    spoil(content)
-    (tmp_path / "spoilt.json").write_text(json.dumps(content))
-    report = check_annotations(tmp_path / "spoilt.json", lvis)
+    corrupt(content)
+    (tmp_path / "corrupted.json").write_text(json.dumps(content))
+    report = check_annotations(tmp_path / "corrupted.json", lvis)
     assert [finding.kind for finding in report.findings] == [kind]
     assert re.match(message, report.findings[0].message)

@@ -41,12 +41,12 @@ def test_items_hold_what_the_contract_says(files):
     assert "masks" not in target
 
 
-def test_crowds_are_left_out_and_empty_pictures_kept_or_not(files):
+def test_crowds_are_left_out_and_empty_images_kept_or_not(files):
     data = files.read()
     assert [len(data[i][1]["labels"]) for i in range(3)] == [2, 1, 0]
     assert tuple(data[2][1]["boxes"].shape) == (0, 4)
     assert data.left_out == {}
-    files.content["annotations"] = files.content["annotations"][1:]  # picture 3 keeps its crowd only
+    files.content["annotations"] = files.content["annotations"][1:]  # image 3 keeps its crowd only
     data = files.read(keep_empty=False)
     assert data.image_ids == [7]
     assert data.aspect_ratios.tolist() == [1.5]
@@ -62,7 +62,7 @@ def test_annotations_marked_ignore_are_left_out_like_crowds(files):
     assert data.left_out == {}
 
 
-def test_lviss_pictures_are_found_by_their_url_below_one_root(files):
+def test_lviss_images_are_found_by_their_url_below_one_root(files):
     root = files.images / "coco"
     for image, folder in zip(files.content["images"], ("train2017", "val2017", "train2017"), strict=True):
         name = image.pop("file_name")
@@ -77,7 +77,7 @@ def test_lviss_pictures_are_found_by_their_url_below_one_root(files):
 def test_indices_follow_pythons_rules(files):
     data = files.read()
     assert data[-1][1]["image_id"] == 5
-    with pytest.raises(IndexError, match=r"index 3 of a set of 3 pictures"):
+    with pytest.raises(IndexError, match=r"index 3 of a set of 3 images"):
         data[3]
     assert [target["image_id"] for _, target in data] == [7, 3, 5]
 
@@ -97,7 +97,7 @@ def test_masks_from_polygons_and_run_lengths(files):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
-def test_pictures_of_other_modes_become_rgb(files, mode):
+def test_images_of_other_modes_become_rgb(files, mode):
     suffix = "jpg" if mode == "CMYK" else "png"
     Image.new(mode, (60, 40)).save(files.images / f"odd.{suffix}")
     files.content["images"][0]["file_name"] = f"odd.{suffix}"
@@ -130,7 +130,7 @@ def test_transforms_see_image_and_target_and_size_is_taken_after_them(files):
     assert (target["original_size"], target["size"]) == ((40, 60), (40, 120))
 
 
-def test_a_large_file_is_read_without_a_look_at_each_picture(tmp_path, monkeypatch):
+def test_a_large_file_is_read_without_a_look_at_each_image(tmp_path, monkeypatch):
     count, each = 2_000, 7
     (tmp_path / "images").mkdir()
     for i in range(count):

@@ -17,8 +17,8 @@ def files(tmp_path: Path) -> Files:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_at_load_name_file_id_and_value(files, fault):
-    spoil, message = FAULTS[fault]
-    spoil(files.content)
+    corrupt, message = FAULTS[fault]
+    corrupt(files.content)
     with pytest.raises(DataError, match=message) as raised:
         files.read()
     assert str(files.annotations) in str(raised.value)
@@ -47,17 +47,17 @@ def test_a_file_that_cannot_be_read_is_named(files, tmp_path):
         CocoDetection(files.annotations, files.images)
 
 
-def test_a_missing_folder_and_many_missing_pictures_are_named(files, tmp_path):
+def test_a_missing_folder_and_many_missing_files_are_named(files, tmp_path):
     files.read()
-    with pytest.raises(DataError, match=r"nowhere: no such folder \(should hold the pictures of .*instances.json\)"):
+    with pytest.raises(DataError, match=r"nowhere: no such folder \(should hold the images of .*instances.json\)"):
         CocoDetection(files.annotations, tmp_path / "nowhere")
     with pytest.raises(
-        DataError, match=r"sub/a.png: no such picture; it is image 7 of .*\(3 of 3 pictures are missing\)"
+        DataError, match=r"sub/a.png: no such image file; it is image 7 of .*\(3 of 3 images are missing\)"
     ):
         CocoDetection(files.annotations, files.images / "sub")
 
 
-def test_missing_pictures_that_lie_nearby_are_pointed_at(files):
+def test_missing_files_that_lie_nearby_are_pointed_at(files):
     for image in files.content["images"]:
         image["coco_url"] = f"http://images.cocodataset.org/images/{image.pop('file_name').split('/')[-1]}"
     (files.images / "sub" / "c.png").rename(files.images / "c.png")
@@ -66,7 +66,7 @@ def test_missing_pictures_that_lie_nearby_are_pointed_at(files):
     assert len(CocoDetection(files.annotations, files.images.parent)) == 3
     files.content |= {"images": [{"id": 7, "file_name": "c.png", "height": 20, "width": 20}], "annotations": []}
     (files.images / "c.png").rename(files.images / "sub" / "c.png")
-    with pytest.raises(DataError, match=rf"c.png: no such picture.*; it is below {files.images / 'sub'}, name that"):
+    with pytest.raises(DataError, match=rf"c.png: no such image file.*; it is below {files.images / 'sub'}, name that"):
         files.read()
 
 
@@ -77,35 +77,35 @@ def test_an_image_without_any_name(files):
         files.read()
 
 
-def test_a_picture_of_another_size_than_annotated(files):
+def test_an_image_of_another_size_than_annotated(files):
     files.content["images"][0]["height"] = 41
     data = files.read()
-    with pytest.raises(DataError, match=r"a.png: the picture has 60x40 pixels \(width x height\), .*json says 60x41"):
+    with pytest.raises(DataError, match=r"a.png: the image has 60x40 pixels \(width x height\), .*json says 60x41"):
         data[0]
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 @pytest.mark.parametrize(
-    "spoil",
-    [lambda data: b"", lambda data: b"no picture", lambda data: data[:60], lambda data: data[: len(data) // 2]],
+    "corrupt",
+    [lambda data: b"", lambda data: b"no image", lambda data: data[:60], lambda data: data[: len(data) // 2]],
     ids=["empty", "text", "header only", "truncated"],
 )
-def test_an_unreadable_picture(files, suffix, spoil):
+def test_an_unreadable_file(files, suffix, corrupt):
     noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     path = files.images / f"noise.{suffix}"
     Image.fromarray(noise).save(path)
     files.content["images"][0]["file_name"] = path.name
     data = files.read()
     assert tuple(data[0][0].shape) == (3, 40, 60)
-    path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(DataError, match=rf"noise.{suffix}: cannot be read as a picture"):
+    path.write_bytes(corrupt(path.read_bytes()))
+    with pytest.raises(DataError, match=rf"noise.{suffix}: cannot be read as an image"):
         data[0]
 
 
-def test_a_picture_that_vanished(files):
+def test_an_image_that_vanished(files):
     data = files.read()
     (files.images / "a.png").unlink()
-    with pytest.raises(DataError, match=r"a.png: the picture has vanished since .*instances.json was read"):
+    with pytest.raises(DataError, match=r"a.png: the image has vanished since .*instances.json was read"):
         data[0]
 
 
@@ -126,11 +126,11 @@ def test_boxes_without_area_or_outside_are_left_out_and_reported_once(files):
     message = str(caught[0].message)
     assert message.endswith(
         "instances.json: 5 boxes left out: 3 less than one pixel wide or high (annotation 10, 11, 15); "
-        "2 less than one pixel inside the picture (annotation 12, 13)"
+        "2 less than one pixel inside the image (annotation 12, 13)"
     )
     assert data.left_out == {
         "less than one pixel wide or high": [10, 11, 15],
-        "less than one pixel inside the picture": [12, 13],
+        "less than one pixel inside the image": [12, 13],
     }
     boxes = data[0][1]["boxes"]
     assert boxes.tolist()[-1] == [0, 0, 4, 4]
@@ -142,8 +142,8 @@ def test_boxes_without_area_or_outside_are_left_out_and_reported_once(files):
     [
         ([5, 5, 0, 9], "less than one pixel wide or high"),
         ([5, 5, 9, -2], "less than one pixel wide or high"),
-        ([70, 5, 9, 9], "less than one pixel inside the picture"),
-        ([5, 400, 9, 9], "less than one pixel inside the picture"),
+        ([70, 5, 9, 9], "less than one pixel inside the image"),
+        ([5, 400, 9, 9], "less than one pixel inside the image"),
     ],
 )
 def test_boxes_without_area_or_outside_are_refused_by_default(files, box, reason):
@@ -159,7 +159,7 @@ def test_unknown_way_with_faulty_boxes(files):
         files.read(faulty_boxes="ignore")
 
 
-def test_a_picture_whose_boxes_were_all_left_out_is_empty(files):
+def test_an_image_whose_boxes_were_all_left_out_is_empty(files):
     files.content["annotations"][0]["bbox"] = [5, 5, 0, 0]
     with pytest.warns(DataWarning):
         assert files.read(keep_empty=False, faulty_boxes="leave_out").image_ids == [7]
@@ -172,7 +172,7 @@ def test_a_picture_whose_boxes_were_all_left_out_is_empty(files):
         ([[1, 2, 3]], r"must be a list of x, y pairs, is \[1, 2, 3\]"),
         ([5, 6, 7, 8, 9, 9], r"must be a list of x, y pairs, is 5"),
         ([[1, 2, 3, float("inf"), 5, 6]], r"is not finite"),
-        ({"size": [40, 61], "counts": [2440]}, r"run lengths have size \[40, 61\], the picture \[40, 60\]"),
+        ({"size": [40, 61], "counts": [2440]}, r"run lengths have size \[40, 61\], the image \[40, 60\]"),
         ({"size": [40, 60], "counts": [2399]}, r"run lengths do not add up to 40x60 pixels"),
         ({"size": [40, 60], "counts": [2500, -100]}, r"run lengths do not add up"),
         ({"size": [40, 60], "counts": "not a mask"}, r"run lengths do not add up"),

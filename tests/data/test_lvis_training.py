@@ -20,7 +20,7 @@ from rst.training import load_checkpoint
 from rst.training.curves import read_metrics
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
-CLASSES, PICTURES = 60, 10
+CLASSES, IMAGES = 60, 10
 REPEATS = ("--data.repeat_threshold", "0.3", "--data.iou_crop", "true", "--data.photometric", "true")
 MEASURED = {"it_per_s", "memory_MiB"}  # differ from run to run
 
@@ -28,7 +28,7 @@ MEASURED = {"it_per_s", "memory_MiB"}  # differ from run to run
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lvis") / "set"
-    shapes.prepare(folder, train=PICTURES, val=4, side=64, seed=2, variant="lvis", classes=CLASSES)
+    shapes.prepare(folder, train=IMAGES, val=4, side=64, seed=2, variant="lvis", classes=CLASSES)
     return folder
 
 
@@ -54,7 +54,7 @@ def curves(run: Path) -> dict[str, tuple[list[int], list[float]]]:
     return {name: (steps.tolist(), values.tolist()) for name, (steps, values) in found.items() if name not in MEASURED}
 
 
-def repeated_pictures(data: Path) -> float:
+def repeated_images(data: Path) -> float:
     """The sum of the repeat factors."""
     files = (data / "annotations/train.json", data, data / "annotations/val.json", data)
     module = DetectionData(*files)
@@ -66,8 +66,8 @@ def test_epochs_are_longer_and_a_run_stopped_within_one_goes_on_exactly(data, tm
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main(arguments(data, whole)) == 0
     steps = curves(whole)["loss"][0]
-    assert repeated_pictures(data) > PICTURES
-    assert len(steps) == 2 * int(np.ceil(np.ceil(repeated_pictures(data)) / 2))
+    assert repeated_images(data) > IMAGES
+    assert len(steps) == 2 * int(np.ceil(np.ceil(repeated_images(data)) / 2))
     assert {"val/AP", "val/APr", "val/APc"} <= set(curves(whole)), "evaluated as LVIS is"
     middle = len(steps) - 2
     assert (
@@ -85,7 +85,7 @@ def test_other_repeats_within_an_epoch_are_refused(data, tmp_path, capsys):
     assert main(arguments(data, run, "--checkpoints.every_n_train_steps", "1", stop)) == 130
     resume = ["train", "--resume", str(run), "--trainer.callbacks", "null"]
     assert main([*resume, "--data.repeat_threshold", "0.2"]) == 2
-    assert "cannot resume within an epoch (epoch 0, batch 3) under another order of pictures" in capsys.readouterr().err
+    assert "cannot resume within an epoch (epoch 0, batch 3) under another order of images" in capsys.readouterr().err
 
 
 def test_both_roundings_are_kept_with_the_run(data, tmp_path):

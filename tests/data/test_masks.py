@@ -62,14 +62,14 @@ def test_long_runs_and_many_chunks():
     assert np.flatnonzero(~whole_masks(counts, np.full(len(counts), side * side))).tolist() == [CHUNK + 1]
 
 
-@pytest.mark.parametrize("spoil", [
+@pytest.mark.parametrize("corrupt", [
     lambda t: t[:-1], lambda t: t + "1", lambda t: "1" + t, lambda t: "", lambda t: t[: len(t) // 2],
     lambda t: t.replace(t[3], " ", 1), lambda t: "é" + t[1:], lambda t: t + "`", lambda t: "oooooooo0" + t,
 ])  # fmt: skip
-def test_a_spoilt_text_is_found_between_sound_ones(spoil):
+def test_a_spoilt_text_is_found_between_sound_ones(corrupt):
     mask = random.uniform(size=(40, 50)) < 0.3
     text = encode_mask(mask)["counts"]
-    whole = whole_masks([text, spoil(text), text], np.full(3, mask.size))
+    whole = whole_masks([text, corrupt(text), text], np.full(3, mask.size))
     assert whole.tolist() == [True, False, True]
 
 

@@ -15,7 +15,7 @@ from rst.data import DataError, DetectionData
 from rst.data.samples import shapes
 
 SIDE = 64
-PICTURES = 11
+IMAGES = 11
 
 # Lightning's advice, its use of a class that torch has deprecated, and Python 3.12's view of fork under threads
 quiet = pytest.mark.filterwarnings(
@@ -31,7 +31,7 @@ quiet = pytest.mark.filterwarnings(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("module") / "shapes"
-    shapes.prepare(made, train=PICTURES, val=5, side=SIDE, seed=3)
+    shapes.prepare(made, train=IMAGES, val=5, side=SIDE, seed=3)
     return made
 
 
@@ -42,7 +42,7 @@ def data_of(folder: Path, **options) -> DetectionData:
 
 
 def fingerprint(batch) -> list[tuple[int, str]]:
-    """Image id and digest of pixels and boxes of each picture of a batch."""
+    """Image id and digest of pixels and boxes of each image of a batch."""
     images, targets = batch
     return [
         (target["image_id"], hashlib.sha256(image.numpy().tobytes() + target["boxes"].numpy().tobytes()).hexdigest())
@@ -70,18 +70,18 @@ def test_batches_are_lists_of_plain_tensors(folder):
             assert max(target["original_size"]) == SIDE
             assert "masks" not in target
             seen.append(target["image_id"])
-    assert set(seen) == set(range(1, PICTURES + 1))
-    assert len(seen) == PICTURES + 1, "the last batch is filled up"
+    assert set(seen) == set(range(1, IMAGES + 1))
+    assert len(seen) == IMAGES + 1, "the last batch is filled up"
 
 
-def test_masks_on_request_and_pictures_without_objects_left_out_on_request(folder):
+def test_masks_on_request_and_images_without_objects_left_out_on_request(folder):
     data = data_of(folder, masks=True, keep_empty=False)
     data.setup("fit")
     targets = [target for _, targets in data.train_dataloader() for target in targets]
     assert all(len(target["masks"]) == len(target["boxes"]) for target in targets)
     content = json.loads((folder / "annotations/train.json").read_text())
     owners = {a["image_id"] for a in content["annotations"] if not a["iscrowd"]}
-    assert 0 < len(owners) < PICTURES
+    assert 0 < len(owners) < IMAGES
     assert {target["image_id"] for target in targets} == owners
     _, targets = next(iter(data.val_dataloader()))
     assert "masks" not in targets[0]
@@ -108,9 +108,9 @@ def test_processes_share_training_and_validation(folder, monkeypatch, world_size
         train.append([targets[0]["image_id"] for _, targets in data.train_dataloader()])
         val.append([target["image_id"] for _, targets in data.val_dataloader() for target in targets])
     assert len({len(share) for share in train}) == 1
-    assert set(np.concatenate(train)) == set(range(1, PICTURES + 1))
-    assert sum(map(len, train)) == -(-PICTURES // world_size) * world_size
-    # each picture once; a process for which no batch is left takes the first, so that it too comes to the gathering
+    assert set(np.concatenate(train)) == set(range(1, IMAGES + 1))
+    assert sum(map(len, train)) == -(-IMAGES // world_size) * world_size
+    # each image once; a process for which no batch is left takes the first, so that it too comes to the gathering
     assert sorted(image for share in val[:5] for image in share) == [1, 2, 3, 4, 5]
     assert val[5:] == [[1]] * len(val[5:])
 
@@ -208,27 +208,29 @@ def test_workers_do_not_disturb_a_resume(folder, tmp_path):
     assert resumed.seen == whole.seen[8:]
 
 
-def spoilt(folder: Path, tmp_path: Path, change) -> Path:
+def corrupted(folder: Path, tmp_path: Path, change) -> Path:
     content = json.loads((folder / "annotations/val.json").read_text())
     change(content)
-    path = tmp_path / "spoilt.json"
+    path = tmp_path / "corrupted.json"
     path.write_text(json.dumps(content))
     return path
 
 
 def test_training_and_validation_must_have_the_same_classes(folder, tmp_path):
-    other = spoilt(folder, tmp_path, lambda content: content["categories"][0].update(name="disk"))
+    other = corrupted(folder, tmp_path, lambda content: content["categories"][0].update(name="disk"))
     data = DetectionData(folder / "annotations/train.json", folder / "train", other, folder / "val")
-    with pytest.raises(DataError, match=r"spoilt.json have different categories: only the first has \[\(1, 'disc'\)\]"):
+    with pytest.raises(
+        DataError, match=r"corrupted.json have different categories: only the first has \[\(1, 'disc'\)\]"
+    ):
         data.setup("fit")
 
 
-def test_a_training_set_without_any_object_is_refused_where_those_pictures_are_left_out(folder, tmp_path):
-    empty = spoilt(folder, tmp_path, lambda content: content.update(annotations=[]))
+def test_a_training_set_without_any_object_is_refused_where_those_images_are_left_out(folder, tmp_path):
+    empty = corrupted(folder, tmp_path, lambda content: content.update(annotations=[]))
     files = (empty, folder / "val", folder / "annotations/val.json", folder / "val")
     data = DetectionData(*files, keep_empty=False)
     data.setup("fit")
-    with pytest.raises(DataError, match=r"spoilt.json: no pictures to train on have objects"):
+    with pytest.raises(DataError, match=r"corrupted.json: no images to train on have objects"):
         data.train_dataloader()
     data = DetectionData(*files, workers=0, short_sides=[64])
     data.setup("fit")
@@ -240,12 +242,12 @@ def test_faults_of_the_files_come_up_in_setup(folder, tmp_path):
         DetectionData(
             tmp_path / "absent.json", folder / "train", folder / "annotations/val.json", folder / "val"
         ).setup("fit")
-    degenerate = spoilt(folder, tmp_path, lambda content: content["annotations"][0].update(bbox=[1, 1, 0, 0]))
-    with pytest.warns(DataWarning, match=r"spoilt.json: 1 boxes left out"):
+    degenerate = corrupted(folder, tmp_path, lambda content: content["annotations"][0].update(bbox=[1, 1, 0, 0]))
+    with pytest.warns(DataWarning, match=r"corrupted.json: 1 boxes left out"):
         DetectionData(degenerate, folder / "val", degenerate, folder / "val", faulty_boxes="leave_out").setup(
             "validate"
         )
-    with pytest.raises(DataError, match=r"spoilt.json: 1 boxes cannot be trained on"):
+    with pytest.raises(DataError, match=r"corrupted.json: 1 boxes cannot be trained on"):
         DetectionData(degenerate, folder / "val", degenerate, folder / "val").setup("validate")
 
 

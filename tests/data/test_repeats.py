@@ -14,7 +14,7 @@ FACTORS = np.concatenate([np.ones(30), np.linspace(1.1, 5.0, 10)])
 
 
 def test_factors_by_hand():
-    # ten pictures: class 0 in all of them, class 1 in two, class 2 in one and there twice
+    # ten images: class 0 in all of them, class 1 in two, class 2 in one and there twice
     owners = np.array([*range(10), 3, 4, 4, 4])
     labels = np.array([0] * 10 + [1, 1, 2, 2])
     factors = repeat_factors(owners, labels, 10, 0.4)
@@ -25,12 +25,12 @@ def test_factors_by_hand():
     assert (repeat_factors(owners, labels, 10, 0.1) == 1).all()
 
 
-def test_pictures_without_objects_count_and_are_not_repeated():
+def test_images_without_objects_count_and_are_not_repeated():
     np.testing.assert_allclose(repeat_factors(np.array([1]), np.array([5]), 4, 1.0), [1, 2, 1, 1])
     assert (repeat_factors(np.zeros(0, np.int64), np.zeros(0, np.int64), 3, 0.5) == 1).all()
 
 
-def test_lviss_threshold_repeats_the_only_picture_of_a_class_by_the_root():
+def test_lviss_threshold_repeats_the_only_image_of_a_class_by_the_root():
     factors = repeat_factors(np.array([7]), np.array([0]), 100_000, 1e-3)
     assert factors[7] == pytest.approx(10.0)
 
@@ -61,7 +61,7 @@ def keys_of(batches: EpochBatches, epoch: int) -> list[list[Key]]:
 
 
 @pytest.mark.parametrize("rounding", ["random", "up"])
-def test_an_epoch_holds_each_picture_as_often_as_its_factor_says(rounding):
+def test_an_epoch_holds_each_image_as_often_as_its_factor_says(rounding):
     batches = repeated(rounding=rounding)
     for epoch in range(5):
         batches.epoch = epoch
@@ -107,7 +107,7 @@ def loader(**options) -> TrainingLoader:
     return TrainingLoader(Draws(), repeated(**options), collate=list)
 
 
-def test_the_repeats_of_a_picture_are_augmented_differently():
+def test_the_repeats_of_an_image_are_augmented_differently():
     data = Seeded(Draws(), seed=1)
     assert len({data[Key(0, 7, repeat)] for repeat in range(5)}) == 5
     assert data[Key(0, 7)] == data[Key(0, 7, 0)]
@@ -132,7 +132,7 @@ def test_every_resume_continues_the_same_order():
 def test_other_repeats_cannot_be_resumed_within_an_epoch():
     state = loader().state_dict() | {"epoch": 1, "batches_done": 3}
     plain = TrainingLoader(Draws(), EpochBatches(RATIOS, 2), collate=list)
-    with pytest.raises(ValueError, match=r"another order of pictures: repeated_images 60.5 -> 0.0\. Resume with"):
+    with pytest.raises(ValueError, match=r"another order of images: repeated_images 60.5 -> 0.0\. Resume with"):
         plain.load_state_dict(state)
     with pytest.raises(ValueError, match=r"rounding random -> up\."):
         loader(rounding="up").load_state_dict(state)
@@ -154,5 +154,5 @@ def test_arguments_out_of_range_are_named():
             check_repeats(threshold, "random")
     with pytest.raises(ValueError, match=r"repeat_rounding must be 'random' or 'up', got 'down'"):
         check_repeats(0.001, "down")
-    with pytest.raises(ValueError, match=r"repeats has 3 elements for 40 pictures"):
+    with pytest.raises(ValueError, match=r"repeats has 3 elements for 40 images"):
         EpochBatches(RATIOS, 2, repeats=np.ones(3))

@@ -1,4 +1,4 @@
-"""The order of pictures: groups, shares, resume, and random streams that belong to a picture."""
+"""The order of images: groups, shares, resume, and random streams that belong to an image."""
 
 from itertools import pairwise
 
@@ -33,7 +33,7 @@ def loader(workers: int = 0, **options) -> TrainingLoader:
     return TrainingLoader(Draws(), EpochBatches(RATIOS, 2, **options), workers=workers, collate=list)
 
 
-def test_every_picture_once_an_epoch_and_the_last_batch_filled_up():
+def test_every_image_once_an_epoch_and_the_last_batch_filled_up():
     batches = EpochBatches(RATIOS, 4, group_by_aspect_ratio=False)
     epoch = epoch_of(batches, 0)
     assert len(epoch) == len(batches) == 4
@@ -49,7 +49,7 @@ def test_no_repeats_where_the_batches_come_out_even():
     assert sorted(np.concatenate(epoch_of(batches, 0))) == list(range(12))
 
 
-def test_fewer_pictures_than_a_batch():
+def test_fewer_images_than_a_batch():
     assert sorted(np.concatenate(epoch_of(EpochBatches([1.0, 2.0], 5), 0))) in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])
 
 
@@ -160,7 +160,7 @@ def test_another_order_cannot_be_resumed_within_an_epoch(options, message):
     assert changed.state_dict()["epoch"] == 4
 
 
-def test_random_streams_belong_to_the_picture_and_the_callers_is_left_alone():
+def test_random_streams_belong_to_the_image_and_the_callers_is_left_alone():
     data = Seeded(Draws(), seed=1)
     torch.manual_seed(77)
     expected = torch.rand(3)
@@ -197,7 +197,7 @@ def test_augmentation_is_the_same_for_any_number_of_workers_and_counts_what_was_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([], 2), r"there are no pictures to train on"),
+        (([], 2), r"there are no images to train on"),
         (([1.0], 0), r"images_per_batch must be at least 1, got 0"),
     ],
 )

@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_files_and_another_does_not(tmp_path, prepa
     assert not {ours[name] for name in ours if name.endswith(".png")} & set(theirs.values())
 
 
-def test_a_picture_does_not_depend_on_how_many_there_are(tmp_path, prepared):
+def test_an_image_does_not_depend_on_how_many_there_are(tmp_path, prepared):
     shapes.prepare(tmp_path / "few", train=3, val=1, side=SIDE, seed=5)
     few = {name: digest for name, digest in digests(tmp_path / "few").items() if name.endswith(".png")}
     assert few.items() <= digests(prepared).items()
@@ -64,7 +64,7 @@ def test_the_reader_finds_no_fault_and_counts_agree(prepared):
 def test_boxes_and_areas_are_those_of_the_visible_masks_and_no_pixel_has_two_objects():
     polygons = 0
     for index in range(60):
-        pixels, annotations = shapes.draw_picture(index, SIDE, [1, 0])
+        pixels, annotations = shapes.draw_image(index, SIDE, [1, 0])
         height, width = pixels.shape[:2]
         masks = masks_of(annotations, height, width)
         assert np.sum(masks, axis=0).max(initial=0) <= 1
@@ -78,8 +78,8 @@ def test_boxes_and_areas_are_those_of_the_visible_masks_and_no_pixel_has_two_obj
 
 
 def test_the_set_is_as_varied_as_promised():
-    pictures = [shapes.draw_picture(index, SIDE, [2, 0]) for index in range(150)]
-    annotations = [annotation for _, found in pictures for annotation in found]
+    images = [shapes.draw_image(index, SIDE, [2, 0]) for index in range(150)]
+    annotations = [annotation for _, found in images for annotation in found]
     objects = [annotation for annotation in annotations if not annotation["iscrowd"]]
     crowds = [annotation for annotation in annotations if annotation["iscrowd"]]
     counts = Counter(annotation["category_id"] for annotation in objects)
@@ -91,8 +91,8 @@ def test_the_set_is_as_varied_as_promised():
     assert areas.max() > SIDE * SIDE / 8
     assert len(crowds) > 15
     assert all(isinstance(annotation["segmentation"], dict) for annotation in crowds)
-    assert sum(not found for _, found in pictures) >= 150 // shapes.EMPTY_EVERY
-    assert {pixels.shape[:2] for pixels, _ in pictures} == {(SIDE, SIDE), (SIDE, SIDE * 3 // 4), (SIDE * 3 // 4, SIDE)}
+    assert sum(not found for _, found in images) >= 150 // shapes.EMPTY_EVERY
+    assert {pixels.shape[:2] for pixels, _ in images} == {(SIDE, SIDE), (SIDE, SIDE * 3 // 4), (SIDE * 3 // 4, SIDE)}
 
 
 @pytest.mark.parametrize(("argument", "value"), [("train", 0), ("val", 0), ("side", 63), ("seed", -1)])

@@ -39,7 +39,7 @@ def test_there_are_hundreds_of_different_classes():
     assert shapes_lvis.MOST_CLASSES == len(set(shapes_lvis.NAMES)) == 300
 
 
-def test_pictures_are_found_by_coco_url_under_one_root_and_the_validation_set_in_both_folders(prepared):
+def test_images_are_found_by_coco_url_under_one_root_and_the_validation_set_in_both_folders(prepared):
     for split, count in COUNTS.items():
         images = content(prepared, split)["images"]
         assert len(images) == count
@@ -56,11 +56,11 @@ def test_a_long_tail_with_frequencies_that_the_training_split_has(prepared):
     assert train["categories"] == val["categories"]
     assert len(train["categories"]) == CLASSES
     instances = Counter(a["category_id"] for a in train["annotations"])
-    pictures = Counter(c for _, c in {(a["image_id"], a["category_id"]) for a in train["annotations"]})
+    images = Counter(c for _, c in {(a["image_id"], a["category_id"]) for a in train["annotations"]})
     for category in train["categories"]:
         assert category["instance_count"] == instances[category["id"]]
-        assert category["image_count"] == pictures[category["id"]]
-        assert category["frequency"] == ("r" if pictures[category["id"]] <= 10 else "c")
+        assert category["image_count"] == images[category["id"]]
+        assert category["frequency"] == ("r" if images[category["id"]] <= 10 else "c")
     counts = [category["image_count"] for category in train["categories"]]
     assert counts[0] > 30
     assert sum(count <= 2 for count in counts) > CLASSES / 4
@@ -74,12 +74,12 @@ def test_frequency_is_bounded_as_in_lvis(monkeypatch):
     assert [category["instance_count"] for category in found] == [20, 22, 202, 0]
 
 
-def test_what_a_picture_says_of_a_class_is_true_of_what_is_painted(prepared):
+def test_what_an_image_says_of_a_class_is_true_of_what_is_painted(prepared):
     said_of = {"all": 0, "some": 0, "absent": 0, "unsaid": 0}
     for k, split in enumerate(COUNTS):
         data = content(prepared, split)
         for index, image in enumerate(data["images"]):
-            _, painted = shapes_lvis.draw_picture(index, SIDE, [5, 2 + k], CLASSES)
+            _, painted = shapes_lvis.draw_image(index, SIDE, [5, 2 + k], CLASSES)
             there = Counter(a["category_id"] for a in painted)
             said = [a for a in data["annotations"] if a["image_id"] == image["id"]]
             told = Counter(a["category_id"] for a in said)
@@ -103,7 +103,7 @@ def test_what_a_picture_says_of_a_class_is_true_of_what_is_painted(prepared):
 def test_ids_are_unique_and_colours_are_those_of_the_names(prepared):
     data = content(prepared, "train")
     assert [a["id"] for a in data["annotations"]] == list(range(1, len(data["annotations"]) + 1))
-    pixels, found = shapes_lvis.draw_picture(0, SIDE, [5, 2], CLASSES)
+    pixels, found = shapes_lvis.draw_image(0, SIDE, [5, 2], CLASSES)
     assert pixels.dtype == np.uint8
     assert found
     assert all("iscrowd" not in annotation for annotation in found)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from picture_items import picture_item
+from image_items import image_item
 from torchvision import tv_tensors
 
 from rst.data.transforms import evaluation_transforms, resized, training_transforms
@@ -15,7 +15,7 @@ def plain(image):
 
 
 def item(height=40, width=60, boxes=((10, 5, 30, 25),), masks=False):
-    return picture_item(height, width, boxes, masks)
+    return image_item(height, width, boxes, masks)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_the_same_size_leaves_the_pixels_alone():
     torch.testing.assert_close(plain(same), plain(image) / 255)
 
 
-def test_a_flip_mirrors_picture_boxes_and_masks():
+def test_a_flip_mirrors_image_boxes_and_masks():
     image, target = item(masks=True)
     flipped, mirrored = training_transforms([40], 100, flip=1.0)(image, target)
     torch.testing.assert_close(plain(flipped), plain(image).flip(-1) / 255)
@@ -103,7 +103,7 @@ def test_boxes_that_end_at_the_border_survive_the_rounding_of_the_resize(flip):
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_pictures_without_objects_pass(masks):
+def test_images_without_objects_pass(masks):
     image, target = training_transforms([80], 200, flip=1.0)(*item(boxes=(), masks=masks))
     assert tuple(image.shape) == (3, 80, 120)
     assert tuple(target["boxes"].shape) == (0, 4)

@@ -36,7 +36,7 @@ def voc(boxes: list[tuple[int, int, int, int]]) -> str:
 def photograph(
     folder: Path, name: str, height: int, width: int, boxes: list[tuple[int, int, int, int]]
 ) -> tuple[Path, Path]:
-    """A picture whose every pixel says where it is, and its boxes."""
+    """An image whose every pixel says where it is, and its boxes."""
     number = np.arange(height * width).reshape(height, width)
     pixels = np.stack([number >> 16, number >> 8 & 255, number & 255], -1).astype(np.uint8)
     Image.fromarray(pixels).save(folder / f"{name}.png")

@@ -25,8 +25,8 @@ GROUND_TRUTH: dict[str, Any] = {
 POLYGON = [[10, 10, 50, 10, 50, 50, 10, 50]]
 RESULT = {"image_id": 1, "category_id": 3, "bbox": [10.0, 10.0, 40.0, 40.0], "score": 0.9}
 
-# images, detections a picture, classes, and what else: few classes, so that more than 100 of one are in a picture;
-# scores of one decimal, most of them equal; no objects in many pictures
+# images, detections an image, classes, and what else: few classes, so that more than 100 of one are in an image;
+# scores of one decimal, most of them equal; no objects in many images
 CASES = {
     "many classes": {"images": 12, "detections": 60, "classes": 12, "seed": 1},
     "beyond the limit": {"images": 6, "detections": 260, "classes": 2, "seed": 2, "objects": 20.0},

@@ -1,4 +1,4 @@
-"""Pictures of detections: the right pixels in the right colours."""
+"""Images of detections: the right pixels in the right colours."""
 
 import numpy as np
 import pytest
@@ -15,21 +15,21 @@ def detections(*rows):
 
 
 def has_colour(
-    picture: Image.Image, colour: tuple[int, int, int], region: tuple[int, int, int, int] | None = None
+    image: Image.Image, colour: tuple[int, int, int], region: tuple[int, int, int, int] | None = None
 ) -> bool:
-    pixels = np.asarray(picture.crop(region) if region else picture)
+    pixels = np.asarray(image.crop(region) if region else image)
     return bool((pixels == colour).all(-1).any())
 
 
 def test_boxes_above_the_threshold_are_drawn_in_their_class_colour_on_a_copy():
     grey = Image.new("RGB", (200, 150), (90, 90, 90))
     found = detections((20, 40, 80, 100, 0, 0.9), (120, 40, 180, 100, 1, 0.4), (100, 110, 150, 140, 2, 0.3))
-    picture = draw_detections(grey, found, ["cat", "dog", "cow"], threshold=0.4)
-    assert picture.getpixel((20, 70)) == picture.getpixel((50, 100)) == class_colour(0)
-    assert picture.getpixel((120, 70)) == class_colour(1)
-    assert not has_colour(picture, class_colour(2))
-    assert picture.getpixel((50, 70)) == (90, 90, 90), "inside stays as it is"
-    assert has_colour(picture, class_colour(0), (20, 15, 80, 40)), "the name stands above the box"
+    image = draw_detections(grey, found, ["cat", "dog", "cow"], threshold=0.4)
+    assert image.getpixel((20, 70)) == image.getpixel((50, 100)) == class_colour(0)
+    assert image.getpixel((120, 70)) == class_colour(1)
+    assert not has_colour(image, class_colour(2))
+    assert image.getpixel((50, 70)) == (90, 90, 90), "inside stays as it is"
+    assert has_colour(image, class_colour(0), (20, 15, 80, 40)), "the name stands above the box"
     assert set(grey.getdata() if not hasattr(grey, "get_flattened_data") else grey.get_flattened_data()) == {
         (90, 90, 90)
     }
@@ -46,31 +46,31 @@ def test_the_surest_is_on_top():
 def test_tensors_are_taken_as_they_come_from_the_data(dtype):
     image = torch.zeros(3, 60, 80, dtype=dtype)
     image[0] = 255 if dtype == torch.uint8 else 1.0
-    picture = draw_detections(image, detections(), [])
-    assert picture.size == (80, 60)
-    assert picture.getpixel((5, 5)) == (255, 0, 0)
+    image = draw_detections(image, detections(), [])
+    assert image.size == (80, 60)
+    assert image.getpixel((5, 5)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
-def test_any_picture_becomes_rgb(mode):
+def test_any_image_becomes_rgb(mode):
     assert draw_detections(Image.new(mode, (50, 40)), detections((5, 5, 20, 20, 0, 1)), ["a"]).mode == "RGB"
 
 
 def test_ground_truth_is_dashed():
-    picture = draw_detections(
+    image = draw_detections(
         Image.new("RGB", (200, 150)), detections(), [], truth={"boxes": torch.tensor([[20, 40, 120, 100.0]])}
     )
-    edge = [picture.getpixel((x, 40)) == TRUTH for x in range(20, 120)]
+    edge = [image.getpixel((x, 40)) == TRUTH for x in range(20, 120)]
     assert 0.3 < np.mean(edge) < 0.8
-    assert not has_colour(picture, TRUTH, (30, 50, 110, 90))
+    assert not has_colour(image, TRUTH, (30, 50, 110, 90))
 
 
 @pytest.mark.parametrize(
     "box", [(0, 0, 5, 5), (-40, -40, 500, 500), (195, 145, 199, 149), (50, 50, 50, 50), (60, 60, 40, 40)], ids=str
 )
-def test_names_stay_inside_the_picture_whatever_the_box(box):
-    picture = draw_detections(Image.new("RGB", (200, 150)), detections((*box, 3, 0.75)), ["", "", "", "zebra crossing"])
-    pixels = np.asarray(picture)
+def test_names_stay_inside_the_image_whatever_the_box(box):
+    image = draw_detections(Image.new("RGB", (200, 150)), detections((*box, 3, 0.75)), ["", "", "", "zebra crossing"])
+    pixels = np.asarray(image)
     ground = (pixels == class_colour(3)).all(-1)
     assert ground.sum() > 60, "the ground of the name is visible"
 
@@ -88,7 +88,7 @@ def test_colours_of_eighty_classes_differ():
     assert all(max(colour) == 255 for colour in colours)
 
 
-def test_small_pictures_are_enlarged_with_their_boxes():
+def test_small_images_are_enlarged_with_their_boxes():
     grey = Image.new("RGB", (40, 30), (90, 90, 90))
     found = {"boxes": [[10.0, 10.0, 30.0, 25.0]], "labels": [0], "scores": [0.9]}
     drawn = draw_detections(grey, found, ["thing"], least_side=100)

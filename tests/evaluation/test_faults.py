@@ -90,9 +90,9 @@ def test_missing_keys_are_named(annotations, key):
         (None, r"segmentation must be compressed run lengths, is None"),
         (
             {"size": [100, 201], "counts": MASK["counts"]},
-            r"run lengths have size \[100, 201\], the picture \[100, 200\]",
+            r"run lengths have size \[100, 201\], the image \[100, 200\]",
         ),
-        ({"counts": MASK["counts"]}, r"run lengths have size None, the picture \[100, 200\]"),
+        ({"counts": MASK["counts"]}, r"run lengths have size None, the image \[100, 200\]"),
         ({"size": [100, 200], "counts": "PPP0"}, r"run lengths do not add up to 100x200 pixels: 'PPP0'"),
         ({"size": [100, 200], "counts": MASK["counts"][:-1]}, r"run lengths do not add up to 100x200 pixels"),
         ({"size": [100, 200], "counts": ""}, r"run lengths do not add up to 100x200 pixels"),
@@ -127,13 +127,13 @@ def test_what_looks_like_other_data_with_the_same_ids_is_said(annotations):
     assert notes(evaluate(annotations(), [RESULT])) == []
     astray = [RESULT | {"bbox": [190, 10, 40, 40]}] * 3 + [RESULT]
     (note,) = notes(evaluate(annotations(), astray))
-    assert "3 of 4 boxes lie mostly outside their pictures (the first is results[0]: [190.0, 10.0" in note
+    assert "3 of 4 boxes lie mostly outside their images (the first is results[0]: [190.0, 10.0" in note
     (note,) = notes(evaluate(annotations(), [RESULT | {"bbox": [60, 10, 40, 40]}]))
     assert "not one object is found: are these detections of this data set?" in note
     content = copy.deepcopy(GROUND_TRUTH)
     content["images"] += [content["images"][0] | {"id": i} for i in (2, 3)]
     (note,) = notes(evaluate(annotations(content), [RESULT]))
-    assert "most pictures have no detection at all" in note
+    assert "most images have no detection at all" in note
 
 
 def test_files_that_are_no_results_are_named(annotations, tmp_path):

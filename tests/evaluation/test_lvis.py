@@ -30,7 +30,7 @@ def annotations(tmp_path: Path):
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_every_number_is_that_of_the_lvis_package(annotations, tmp_path, monkeypatch, iou_type):
-    images, detections = (12, 350) if iou_type == "bbox" else (8, 320)  # beyond the limit of 300 a picture
+    images, detections = (12, 350) if iou_type == "bbox" else (8, 320)  # beyond the limit of 300 an image
     truth, results = federated_set(images, detections, 40, seed=3, masks=iou_type == "segm")
     evaluation = evaluate(annotations(truth), results, iou_type)
     assert evaluation.truth.protocol.name == "lvis"
@@ -45,7 +45,7 @@ def test_the_procedural_set(tmp_path, monkeypatch, iou_type):
     truth = json.loads(file.read_text())
     results = imperfect(truth, seed=2)
     evaluation = evaluate(file, results, iou_type)
-    assert set(evaluation.truth.frequencies) == {"r", "c"}, "a frequent class would need more than 100 pictures"
+    assert set(evaluation.truth.frequencies) == {"r", "c"}, "a frequent class would need more than 100 images"
     assert evaluation.metrics["AP"] > 0.1
     compare(evaluation, lvis_evaluation(truth, results, iou_type, tmp_path, monkeypatch), truth)
 
@@ -129,7 +129,7 @@ def result(image_id: int, category_id: int, score: float, box: list[int] = BOX) 
 def test_a_detection_counts_where_its_class_is_annotated_or_known_to_be_absent(annotations):
     right = result(1, 1, 0.5)
     assert evaluate_detections(annotations(FEDERATED), [right])["AP"] == pytest.approx(1.0)
-    unknown = [right, result(2, 1, 0.9), result(1, 3, 0.9)]  # nothing is said of class 1 in picture 2, nor of 3
+    unknown = [right, result(2, 1, 0.9), result(1, 3, 0.9)]  # nothing is said of class 1 in image 2, nor of 3
     evaluation = evaluate(annotations(FEDERATED), unknown)
     assert evaluation.metrics["AP"] == pytest.approx(1.0)
     assert [entry["detections"] for entry in evaluation.classes] == [1, 0, 0]
@@ -149,7 +149,7 @@ def test_where_not_all_objects_are_annotated_an_unmatched_detection_is_not_wrong
     assert (metrics["AP"], metrics["oLRP"], metrics["oLRP_FP"]) == pytest.approx((1.0, 0.0, 0.0))
 
 
-def test_300_detections_of_a_picture_count_whatever_their_classes(annotations):
+def test_300_detections_of_an_image_count_whatever_their_classes(annotations):
     others = [result(1, 3, 0.9) for _ in range(299)]
     assert evaluate_detections(annotations(FEDERATED), [*others, result(1, 1, 0.5)])["AP"] == pytest.approx(1.0)
     assert evaluate_detections(annotations(FEDERATED), [*others, others[0], result(1, 1, 0.5)])["AP"] == 0.0

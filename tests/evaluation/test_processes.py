@@ -1,4 +1,4 @@
-"""Two processes detect in shares of the pictures; one table comes out, that of a single process."""
+"""Two processes detect in shares of the images; one table comes out, that of a single process."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_two_processes_make_the_table_of_one(tmp_path: Path):
     tables = []
     for count in (1, PROCESSES):
         gathered = json.loads((tmp_path / f"gathered{count}.json").read_text())
-        assert len(gathered) == len(results), "a picture that two processes had counts once"
+        assert len(gathered) == len(results), "an image that two processes had counts once"
         tables.append(as_json(evaluate(tmp_path / "truth.json", gathered)))
     assert tables[0] == tables[1]
     assert tables[0]["AP"] > 0.05

@@ -100,21 +100,21 @@ def test_the_headline_says_what_was_judged(coco):
     crowds = len(coco.truth.areas) - sum(entry["objects"] for entry in coco.classes)
     assert crowds > 0
     assert headline(coco) == (
-        f"COCO metrics of boxes: {len(coco.truth.areas) - crowds} objects of 5 classes in 15 pictures; "
+        f"COCO metrics of boxes: {len(coco.truth.areas) - crowds} objects of 5 classes in 15 images; "
         f"600 detections in 15 of them"
     )
     assert notes(coco) == []
 
 
 def test_a_detector_that_stopped_before_lviss_limit_is_noted(tmp_path):
-    def said(per_picture: int, **change) -> list[str]:
-        truth, results = federated_set(6, per_picture, 30, seed=2)
+    def said(per_image: int, **change) -> list[str]:
+        truth, results = federated_set(6, per_image, 30, seed=2)
         if change:
             results = [result for i, result in enumerate(results) if change["kept"](i)]
         return [note for note in notes(evaluated(tmp_path, truth, results)) if "detector's limit" in note]
 
     (note,) = said(100)
-    assert note.startswith("most pictures have 100 detections, none more, and LVIS counts 300 of each")
+    assert note.startswith("most images have 100 detections, none more, and LVIS counts 300 of each")
     assert said(300) == [], "the protocol's own"
     assert said(350) == []
     assert said(20) == [], "few because few were found"
@@ -125,9 +125,9 @@ def test_a_detector_that_stopped_before_lviss_limit_is_noted(tmp_path):
 
 def colours(file) -> set[str]:
     """Hexadecimal RRGGBB."""
-    with Image.open(file) as picture:
-        assert min(picture.size) > 500
-        pixels = np.asarray(picture.convert("RGB")).astype(np.int64)
+    with Image.open(file) as image:
+        assert min(image.size) > 500
+        pixels = np.asarray(image.convert("RGB")).astype(np.int64)
     return {f"{colour:06x}" for colour in np.unique(pixels @ [1 << 16, 1 << 8, 1]).tolist()}
 
 

@@ -37,7 +37,7 @@ def test_perfect_detections_in_resized_pixels_have_an_average_precision_of_one(s
     results = to_coco_results(detections, targets, data.category_ids)
     metrics = evaluate_detections(file, json.loads(json.dumps(results)))
     assert [metrics[name] for name in ("AP", "AP50", "AP75", "AR100")] == pytest.approx([1.0] * 4)
-    assert metrics["APl"] == -1, "there is no object of 96 pixels a side in pictures of 64"
+    assert metrics["APl"] == -1, "there is no object of 96 pixels a side in images of 64"
 
 
 def test_a_label_one_off_scores_nothing(shapes_set):
@@ -87,13 +87,13 @@ def test_a_batch_without_detections_gives_no_results():
 def test_faulty_detections_are_named(detection, target, message):
     good = {"boxes": torch.ones(1, 4), "labels": torch.tensor([0]), "scores": torch.tensor([0.5])}
     place = {"image_id": 4, "original_size": (5, 5), "size": (5, 5)}
-    spoilt = [
+    corrupted = [
         {k: v for k, v in (one | two).items() if v is not None} for one, two in ((good, detection), (place, target))
     ]
     with pytest.raises(ValueError, match=message):
-        to_coco_results([spoilt[0]], [spoilt[1]], [1, 2])
+        to_coco_results([corrupted[0]], [corrupted[1]], [1, 2])
 
 
 def test_detections_and_targets_must_be_as_many():
-    with pytest.raises(ValueError, match=r"detections of 0 pictures, but targets of 1"):
+    with pytest.raises(ValueError, match=r"detections of 0 images, but targets of 1"):
         to_coco_results([], [{}], [1])

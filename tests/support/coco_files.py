@@ -1,4 +1,4 @@
-"""A small COCO set on disk whose annotation file can be spoilt."""
+"""A small COCO set on disk whose annotation file can be corrupted."""
 
 import copy
 import json
@@ -34,7 +34,7 @@ CONTENT: dict[str, Any] = {
 
 
 class Files:
-    """A small set on disk whose annotation file can be spoilt."""
+    """A small set on disk whose annotation file can be corrupted."""
 
     def __init__(self, folder: Path):
         self.images, self.annotations = folder / "images", folder / "instances.json"
@@ -56,7 +56,7 @@ def put(section: str, index: int, **values: Any):
     return lambda content: content[section][index].update(values)
 
 
-# Name -> what spoils a content, and what a message must say then. Each is refused when the file is read.
+# Name -> what corrupts a content, and what a message must say then. Each is refused when the file is read.
 FAULTS = {
     "no images": (lambda c: c.pop("images"), r"has no key 'images'"),
     "no annotations": (lambda c: c.pop("annotations"), r"has no key 'annotations'"),
@@ -113,8 +113,8 @@ FAULTS = {
         put("annotations", 1, bbox=[1, 2, 10**400, 4]),
         r"annotation 2: 'bbox' is not finite: \[1, 2, 1000",
     ),
-    "missing picture": (
+    "missing image file": (
         put("images", 2, file_name="sub/d.png"),
-        r"sub/d.png: no such picture; it is image 5 of .*json",
+        r"sub/d.png: no such image file; it is image 5 of .*json",
     ),
 }

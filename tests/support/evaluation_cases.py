@@ -1,7 +1,7 @@
 """Ground truth and detections by the hundred, with everything that tells one evaluator from another.
 
 Crowds, objects at the very edges of the size ranges, equal scores, equal IoUs, several detections of one object,
-detections of classes that the picture does not have, more detections than count, classes without objects.
+detections of classes that the image does not have, more detections than count, classes without objects.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-SIDES = (120, 200)  # pixels: the pictures of `federated_set` and of masks are this high and wide
+SIDES = (120, 200)  # pixels: the images of `federated_set` and of masks are this high and wide
 
 
 def coco_set(
@@ -23,11 +23,11 @@ def coco_set(
     masks: bool = False,
     decimals: int = 3,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """COCO annotations, and COCO results with so many detections in every picture.
+    """COCO annotations, and COCO results with so many detections in every image.
 
     Args:
-        objects: mean number a picture; a picture may have none.
-        side: of the square pictures, in pixels.
+        objects: mean number an image; an image may have none.
+        side: of the square images, in pixels.
         masks: give ellipses as masks too, in both.
         decimals: of the scores: the fewer, the more are equal.
     """
@@ -77,7 +77,7 @@ def coco_set(
 def federated_set(
     images: int, detections: int, classes: int, *, seed: int, masks: bool = False
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """LVIS annotations, and results: each picture names few of the classes that it does not have, and in some of
+    """LVIS annotations, and results: each image names few of the classes that it does not have, and in some of
     those that it has not all objects are annotated."""
     truth, results = coco_set(images, detections, classes, seed=seed, side=SIDES[1], masks=masks, decimals=2)
     random = np.random.default_rng(seed + 1)
@@ -97,7 +97,7 @@ def federated_set(
 
 
 def ellipse(box: list[float], height: int, width: int) -> dict[str, Any]:
-    """Compressed run lengths of the ellipse inside a box, cut off at the picture's edges."""
+    """Compressed run lengths of the ellipse inside a box, cut off at the image's edges."""
     x, y, w, h = box
     rows, columns = np.ogrid[:height, :width]
     inside = ((columns + 0.5 - x - w / 2) / (w / 2)) ** 2 + ((rows + 0.5 - y - h / 2) / (h / 2)) ** 2 <= 1
@@ -106,7 +106,7 @@ def ellipse(box: list[float], height: int, width: int) -> dict[str, Any]:
 
 
 def _boxes(random: np.random.Generator, count: int, side: int) -> np.ndarray:
-    """(count, 4) [x, y, width, height] in whole pixels, inside the picture; some of exactly 32 or 96 pixels a side."""
+    """(count, 4) [x, y, width, height] in whole pixels, inside the image; some of exactly 32 or 96 pixels a side."""
     sides = np.exp(random.uniform(np.log(4), np.log(side / 2), (count, 2))).round()
     sides[random.random(count) < 0.05] = 32
     if side > 2 * 96:

@@ -45,7 +45,7 @@ def lvis_evaluation(
 ) -> Any:
     """LVISEval of the lvis package 0.5.3 after its run."""
     monkeypatch.setattr(np, "float", float, raising=False)  # numpy's old alias
-    monkeypatch.setitem(sys.modules, "cv2", sys.modules.get("cv2", ModuleType("cv2")))  # it draws pictures with that
+    monkeypatch.setitem(sys.modules, "cv2", sys.modules.get("cv2", ModuleType("cv2")))  # it draws images with that
     from lvis.eval import LVISEval
     from lvis.lvis import LVIS
     from lvis.results import LVISResults

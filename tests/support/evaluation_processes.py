@@ -1,6 +1,6 @@
-"""A process of several that detect in shares of the pictures: python evaluation_processes.py RANK COUNT FOLDER.
+"""A process of several that detect in shares of the images: python evaluation_processes.py RANK COUNT FOLDER.
 
-The pictures' detections are read from FOLDER/results.json. A sampler that fills up the last batch repeats a picture, so
+The images' detections are read from FOLDER/results.json. A sampler that fills up the last batch repeats an image, so
 each process but the first has one of its neighbour's too. The first process writes what it gathered.
 """
 
@@ -16,7 +16,7 @@ from rst.training import DetectionTraining
 
 
 class Remembered(nn.Module):
-    """Finds in a picture, which is nothing but its place in the list, what the file says."""
+    """Finds in an image, which is nothing but its place in the list, what the file says."""
 
     num_classes = 4
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from rst.data.samples import shapes
 
 CLASSES = 6
-TRAIN, VAL = 12, 4  # pictures
+TRAIN, VAL = 12, 4  # images
 
 
 class TinyDetector(nn.Module):
-    """Predicts one box and one score per class from the mean colours of a picture."""
+    """Predicts one box and one score per class from the mean colours of an image."""
 
     def __init__(self, num_classes: int, poison: str | None, poison_call: int):
         super().__init__()
@@ -118,7 +118,7 @@ class RecordParameters(Callback):
 
 
 def prepare_data(folder: Path) -> Path:
-    """A few small pictures of shapes; `folder` itself is returned."""
+    """A few small images of shapes; `folder` itself is returned."""
     shapes.prepare(folder, train=TRAIN, val=VAL, side=64)
     return folder
 

@@ -8,11 +8,12 @@ from PIL import Image
 
 from rst.training import ConfigError
 from rst.training.curves import draw_curves, read_metrics, smooth
-from rst.training.loggers import METRICS_FILE, ResumableCSVLogger, read_rows
+from rst.training.heads import write_heads
+from rst.training.loggers import METRICS_FILE, MetricsLogger, read_rows
 
 
 def log_steps(folder, first, last, offset=0.0):
-    logger = ResumableCSVLogger(folder, first)
+    logger = MetricsLogger(folder, first)
     for step in range(first, last):
         logger.log_metrics({"loss": step + 0.1 + offset, "lr": 1 / 3}, step)
     return logger
@@ -38,13 +39,29 @@ def test_a_new_run_starts_an_empty_log(tmp_path):
     assert len(read_rows(tmp_path / METRICS_FILE)) == 2
 
 
-def test_a_kill_while_the_log_is_taken_over_loses_nothing(tmp_path):
+def test_a_kill_while_the_log_is_rewritten_loses_nothing(tmp_path, monkeypatch):
     log_steps(tmp_path, 0, 10)
-    (tmp_path / METRICS_FILE).rename(tmp_path / f".{METRICS_FILE}.before_resume")
-    (tmp_path / METRICS_FILE).write_text("loss,lr,step\n0.1,0.3,0\n")  # half taken over
+
+    def killed(self, rows):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(csv.DictWriter, "writerows", killed)
+        with pytest.raises(KeyboardInterrupt):
+            log_steps(tmp_path, 8, 9)
     log_steps(tmp_path, 8, 9)
     assert [row["step"] for row in read_rows(tmp_path / METRICS_FILE)] == [str(step) for step in range(9)]
-    assert not (tmp_path / f".{METRICS_FILE}.before_resume").exists()
+    assert [file.name for file in tmp_path.iterdir()] == [METRICS_FILE]
+
+
+def test_a_new_metric_gets_a_column_and_a_value_that_is_not_a_number_an_empty_cell(tmp_path):
+    logger = log_steps(tmp_path, 0, 2)
+    logger.log_metrics({"loss": 3.0, "spearman_roi": float("nan")}, 2)
+    assert "spearman_roi" not in read_rows(tmp_path / METRICS_FILE)[0], "no value so far, no column"
+    logger.log_metrics({"spearman_roi": 0.25}, 3)
+    rows = read_rows(tmp_path / METRICS_FILE)
+    assert [row["spearman_roi"] for row in rows] == ["", "", "", "0.25"]
+    assert [row["loss"] for row in rows] == ["0.1", "1.1", "3.0", ""]
 
 
 def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path):
@@ -70,13 +87,14 @@ def test_smoothing_keeps_a_constant_and_the_mean_level():
 
 
 def test_every_term_is_drawn(tmp_path):
-    logger = ResumableCSVLogger(tmp_path)
+    logger = MetricsLogger(tmp_path)
     terms = ["loss", "loss_rpn_rank", "loss_roi_rank", "loss_mask", "lr"]
     for step in range(30):
         logger.log_metrics(dict.fromkeys(terms, 1 / (step + 1)), step)
     logger.log_metrics({"val/AP": 0.25, "val/AP50": 0.5}, 29)
-    picture = np.asarray(Image.open(draw_curves(tmp_path, tmp_path / "new" / "curves.png")).convert("RGB"))
-    rows = np.array_split(picture, 2)
+    write_heads(tmp_path, {"rpn": "RPN", "roi": "R-CNN"})
+    image = np.asarray(Image.open(draw_curves(tmp_path, tmp_path / "new" / "curves.png")).convert("RGB"))
+    rows = np.array_split(image, 2)
     panels = [part for row in rows for part in np.array_split(row, 3, axis=1)]
     assert len(panels) == 6
     for panel in panels:  # total, RPN, RoI, other, learning rate, validation: each with a line in colour

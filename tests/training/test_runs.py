@@ -21,7 +21,7 @@ from rst.training.checkpoints import model_state
 from rst.training.curves import read_metrics
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
-STEPS = 12  # 2 epochs of TRAIN / 2 pictures a step
+STEPS = 12  # 2 epochs of TRAIN / 2 images a step
 MEASURED = {"it_per_s", "memory_MiB"}  # differ from run to run
 
 
@@ -94,7 +94,7 @@ def test_statistics_are_logged_where_they_have_a_value(data, reference):
     logged = read_metrics(reference / "metrics.csv")
     steps, objects = logged["positives_roi"]
     assert steps.tolist() == list(range(STEPS))
-    assert objects.sum() == 2 * number_of_objects(data), "each picture once in each of two epochs"
+    assert objects.sum() == 2 * number_of_objects(data), "each image once in each of two epochs"
     steps, values = logged["spearman_roi"]
     assert 0 < len(steps) < STEPS, "only steps with a star have a value"
     assert np.isfinite(values).all()
@@ -256,7 +256,7 @@ def test_two_processes_train_one_model(data, tmp_path):
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
         assert not torch.equal(value, start[name]), name
-    assert curves(run)["loss"][0] == list(range(TRAIN // 4)), "each step logged once, two pictures per process"
+    assert curves(run)["loss"][0] == list(range(TRAIN // 4)), "each step logged once, two images per process"
     assert sum(curves(run)["positives_roi"][1]) == pytest.approx(number_of_objects(data) / 2), "means of two"
     assert main(["evaluate", "--checkpoint", str(run), "--trainer.devices", "1"]) == 0
     # the detections that two processes gathered score like those of one

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from rst.cli.main import main
 from rst.training.curves import draw_curves
+from rst.training.heads import HEADS_FILE, write_heads
 from rst.training.loggers import METRICS_FILE
 from rst.training.summary import LAST, format_summary, summarise
 
@@ -35,6 +36,7 @@ def run(tmp_path) -> Path:
 
 def write(folder: Path, rows: list[dict]) -> Path:
     folder.mkdir()
+    write_heads(folder, {"rpn": "RPN", "roi": "R-CNN", "dense": "dense head"})
     with (folder / METRICS_FILE).open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -94,8 +96,8 @@ def test_several_runs_need_an_output(run, capsys):
 def test_a_run_from_before_the_statistics_still_plots(tmp_path, drawn, capsys):
     assert main(["plot", str(old_run(tmp_path / "old"))]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'old' / 'curves.png'}\n"
-    assert [axis.get_title() for axis in drawn[0].axes if axis.get_title()] == ["Total loss", "RoI losses"]
-    assert format_summary({"old": summarise(tmp_path / "old")}) == ""
+    assert [axis.get_title() for axis in drawn[0].axes if axis.get_title()] == ["Total loss", "R-CNN losses"]
+    assert format_summary({"old": tmp_path / "old"}) == ""
 
 
 def test_every_diagnostic_has_a_panel(run, drawn):
@@ -125,6 +127,23 @@ def test_a_dense_detector_has_one_head(tmp_path, drawn, capsys):
         "loss_rank",
     ]
     assert "dense head" in [line.get_label() for line in panels["Task balance: factor (lambda) of the box loss"].lines]
+
+
+def test_heads_that_only_the_metrics_show_have_their_names_for_titles(run, drawn, capsys):
+    (run / HEADS_FILE).unlink()
+    assert main(["plot", str(run)]) == 0
+    assert re.search(r"^Roi: Spearman's correlation, all iterations +0\.360$", capsys.readouterr().out, re.M)
+    assert "Roi losses" in [axis.get_title() for axis in drawn[0].axes]
+
+
+def test_a_head_whose_name_begins_like_anothers_has_its_own_panel(tmp_path, drawn):
+    folder = write(tmp_path / "cascade", [{"step": 0, "loss": 3.0, "loss_roi_cls": 1.0, "loss_roi_2_cls": 2.0}])
+    write_heads(folder, {"roi": "R-CNN", "roi_2": "second stage"})
+    draw_curves(folder, folder / "curves.png")
+    lines = {axis.get_title(): [line.get_label() for line in axis.lines] for axis in drawn[0].axes}
+    assert "loss_roi_cls" in lines["R-CNN losses"]
+    assert "loss_roi_2_cls" not in lines["R-CNN losses"]
+    assert "loss_roi_2_cls" in lines["Second stage losses"]
 
 
 def test_runs_of_one_name_are_told_apart_and_drawn_in_their_own_dashes(run, tmp_path, drawn):

@@ -1,6 +1,6 @@
 """Faults of boxes, areas and masks, by whole columns.
 
-Letters: K annotations, in the order of the file.
+K  annotations, in the order of the file
 """
 
 import math
@@ -31,8 +31,8 @@ def check_boxes(columns: Columns, sink: Sink) -> np.ndarray:
     beyond = judged & ~thin & ~outside & (beyond > BORDER_SLACK)
     for mask, kind, text in (
         (thin, "box without area", f"is {THIN}: {{box}}"),
-        (outside, "box outside the picture", f"is {OUTSIDE} of {{size}} pixels: {{box}}"),
-        (beyond, "box beyond the border", "reaches beyond the picture of {size} pixels and is clipped: {box}"),
+        (outside, "box outside the image", f"is {OUTSIDE} of {{size}} pixels: {{box}}"),
+        (beyond, "box beyond the border", "reaches beyond the image of {size} pixels and is clipped: {box}"),
     ):
         for i in np.flatnonzero(mask):
             entry, (high, wide) = columns.objects[i], sizes[i].tolist()
@@ -44,7 +44,7 @@ def check_boxes(columns: Columns, sink: Sink) -> np.ndarray:
 
 
 def check_repeats(columns: Columns, sink: Sink) -> None:
-    """Report annotations that repeat picture, category and box of one before them."""
+    """Report annotations that repeat image, category and box of one before them."""
     rows = np.flatnonzero(_usable(columns) & ~columns.ignored & (columns.label >= 0))
     boxes = np.ascontiguousarray(columns.boxes[rows] + 0.0)  # -0.0 becomes 0.0
     keys = np.column_stack([columns.image[rows], columns.label[rows], boxes.view(np.int64)]).astype(np.uint64)
@@ -57,7 +57,7 @@ def check_repeats(columns: Columns, sink: Sink) -> None:
     for place in np.flatnonzero(same):
         first, second = (columns.objects[rows[order[k]]] for k in (place, place + 1))
         name = entry_name(second, int(rows[order[place + 1]]), "annotation")
-        text = f"{name} repeats annotation {short(first.get('id'))}: same picture, category and 'bbox' {second['bbox']}"
+        text = f"{name} repeats annotation {short(first.get('id'))}: same image, category and 'bbox' {second['bbox']}"
         sink(Fault("object annotated twice", "annotation", second.get("id"), text, first.get("id")))
 
 
@@ -142,6 +142,6 @@ def _mask_faults(columns: Columns, corners: np.ndarray, rows: np.ndarray) -> Ite
 
 
 def _usable(columns: Columns) -> np.ndarray:
-    """(K,) bool: annotations with a picture of known size and four finite numbers."""
+    """(K,) bool: annotations with an image of known size and four finite numbers."""
     known = (columns.image >= 0) & (columns.sizes[columns.image] > 0).all(1)
     return known & np.isfinite(columns.boxes).all(1)

@@ -22,12 +22,12 @@ KINDS: dict[str, Literal["always", "boxes", "masks", "shapes", "never"]] = {
     "other classes": "always",
     "unknown image": "always",
     "unknown category": "always",
-    "missing picture": "always",
-    "unreadable picture": "always",
-    "picture of another size": "always",
+    "missing image file": "always",
+    "unreadable image file": "always",
+    "image file of another size": "always",
     "malformed box": "always",
     "box without area": "boxes",
-    "box outside the picture": "boxes",
+    "box outside the image": "boxes",
     "malformed area": "always",
     "malformed LVIS entry": "always",
     "missing mask": "masks",
@@ -39,7 +39,7 @@ KINDS: dict[str, Literal["always", "boxes", "masks", "shapes", "never"]] = {
     "box beyond the border": "never",
     "area larger than the box": "never",
     "object annotated twice": "never",
-    "picture listed twice": "never",
+    "image listed twice": "never",
     "class name used twice": "never",
     "contradictory LVIS entry": "never",
     "no objects": "never",
@@ -52,7 +52,7 @@ class Finding:
 
     level: Level
     kind: str  # a key of KINDS
-    file: str  # the annotation file, or the picture
+    file: str  # the annotation file, or the image
     subject: str  # "annotation", "image", "category" or "file"
     id: Any  # of the entry; None where it has none
     message: str  # names entry, key and value
@@ -83,7 +83,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def add(self, fault: Fault, file: Path | None = None) -> None:
-        """A sink for faults; `file` is the picture's where a picture is at fault."""
+        """A sink for faults; `file` is the image's where an image is at fault."""
         kind, subject, entry_id, message, value = fault
         place = str(file or self.annotations)
         self.findings.append(Finding(self.level(kind), kind, place, subject, entry_id, message, value))

@@ -1,4 +1,4 @@
-"""The check of a data set: one pass over the annotations, one look at each picture."""
+"""The check of a data set: one pass over the annotations, one look at each image."""
 
 import os
 import warnings
@@ -11,17 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from rst.coco.columns import Columns, absent_pictures, elsewhere, read_columns
+from rst.coco.columns import Columns, read_columns
 from rst.coco.errors import DataError
 from rst.coco.faults import Fault, entry_name, refuse
 from rst.coco.fields import integer_column, load_json, section_entries, string_column, without_collector
 from rst.coco.lvis import is_lvis
-from rst.data.check.levels import SCALE
 from rst.data.check.lvis import check_lvis
 from rst.data.check.objects import check_areas, check_boxes, check_masks, check_repeats
 from rst.data.check.report import Report
 from rst.data.check.statistics import describe
-from rst.data.images import PictureFault, look_at_picture
+from rst.data.images import ImageFault, absent_images, hint_where, inspect_image
 
 # A context manager around a step of the check, made from its name and the number of its parts; what it gives is called
 # with the number of parts done since.
@@ -30,6 +29,7 @@ Track = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 # Looking at headers is Python, of which one thread runs at a time: a second one hides the waiting for the disk, more
 # get into each other's way (measured). Decoding is C, in as many threads as there are cores.
 HEADER_THREADS, HEADERS_AT_ONCE = 2, 64
+SAMPLE = 200  # images on which positives are counted
 
 
 def check_annotations(
@@ -41,30 +41,29 @@ def check_annotations(
     leave_out: bool = False,
     headers: bool = True,
     decode: bool = False,
-    short_side: int = 800,
-    max_side: int = 1333,
-    anchor_scale: float = SCALE,
+    model: Any = None,
+    transforms: Callable[..., Any] | None = None,
     track: Track | None = None,
 ) -> Report:
     """Everything that is wrong with a COCO or LVIS data set.
 
     Args:
         annotations: COCO or LVIS file.
-        images: folder of its pictures.
+        images: folder of its images.
         classes_of: another annotation file that must have the same categories, as training and validation must.
         masks: judge for a training with masks.
         leave_out: judge for a training with `faulty_boxes: leave_out`.
-        headers: look at the header of each picture, for its size.
-        decode: decode each picture whole.
-        short_side, max_side: size of the pictures in training, pixels, for the estimate of positives per level.
-        anchor_scale: side of a square anchor, in strides, likewise.
+        headers: look at the header of each image, for its size.
+        decode: decode each image whole.
+        model, transforms: a detector that can count its positives, and the training's transforms; see
+            `rst.data.check.positives`. Without them positives are not counted.
         track: shows the progress.
 
     Raises:
         DataError: `annotations` or `images` does not exist; `classes_of` cannot be read.
     """
     if not images.is_dir():
-        raise DataError(f"{images}: no such folder (should hold the pictures of {annotations})")
+        raise DataError(f"{images}: no such folder (should hold the images of {annotations})")
     if not annotations.is_file():
         raise DataError(f"{annotations}: " + ("is a folder, not a file" if annotations.is_dir() else "no such file"))
     track = track or (lambda name, total: nullcontext(lambda done: None))
@@ -93,10 +92,15 @@ def check_annotations(
                 check_masks(columns, corners, masks, report.add, advance)
         if is_lvis(columns.images, columns.categories):
             check_lvis(columns, report.add)
-        _check_pictures(columns, report, track, headers or decode, decode)
-        report.statistics = describe(
-            columns, corners, short_side=short_side, max_side=max_side, anchor_scale=anchor_scale
-        )
+        _check_images(columns, report, track, headers or decode, decode)
+        report.statistics = describe(columns, corners)
+        if model is not None and transforms is not None:
+            from rst.data.check.positives import count_positives  # torch takes seconds to import
+
+            with track("positives", min(SAMPLE, report.statistics["images"]["with_objects"])) as advance:
+                report.statistics["positives"] = count_positives(
+                    model, transforms, columns, corners, advance, sample=SAMPLE
+                )
         report.notes += _notes(columns, report)
     return report
 
@@ -104,7 +108,7 @@ def check_annotations(
 def _check_entries(columns: Columns, report: Report) -> None:
     """Names that occur twice, and a file without any object."""
     for kind, subject, entries, names in (
-        ("picture listed twice", "image", columns.images, columns.file_names),
+        ("image listed twice", "image", columns.images, columns.file_names),
         ("class name used twice", "category", columns.categories, columns.class_names),
     ):
         first: dict[str, Any] = {}
@@ -134,30 +138,30 @@ def _check_classes(columns: Columns, file: Path, report: Report) -> None:
             report.add(Fault("other classes", "category", category_id, text, there))
 
 
-def _check_pictures(columns: Columns, report: Report, track: Track, headers: bool, decode: bool) -> None:
+def _check_images(columns: Columns, report: Report, track: Track, headers: bool, decode: bool) -> None:
     folder, names = report.images, columns.file_names
     named = [i for i, name in enumerate(names) if name]
-    missing, others = absent_pictures([names[i] for i in named], folder)
+    missing, others = absent_images([names[i] for i in named], folder)
     if others:
         files = "1 file" if others == 1 else f"{others:,} files"
-        report.notes.append(f"{files} beside the pictures without an entry in the annotations")
+        report.notes.append(f"{files} beside the images without an entry in the annotations")
     absent = {named[k] for k in missing}
-    hint = elsewhere(names[min(absent)], folder) if absent else ""
+    hint = hint_where(names[min(absent)], folder) if absent else ""
     for i in sorted(absent):
-        text = f"{entry_name(columns.images[i], i, 'image')}: no such picture: {folder / names[i]}{hint}"
-        report.add(Fault("missing picture", "image", columns.images[i].get("id"), text, names[i]), folder / names[i])
+        text = f"{entry_name(columns.images[i], i, 'image')}: no such image file: {folder / names[i]}{hint}"
+        report.add(Fault("missing image file", "image", columns.images[i].get("id"), text, names[i]), folder / names[i])
     present = [i for i in named if i not in absent and (columns.sizes[i] > 0).all()]
     if not headers:
         return
 
-    def look(part: list[int]) -> list[PictureFault | None]:
+    def look(part: list[int]) -> list[ImageFault | None]:
         places = ((folder / names[i], *columns.sizes[i].tolist()) for i in part)
-        return [look_at_picture(path, height, width, decode) for path, height, width in places]
+        return [inspect_image(path, height, width, decode) for path, height, width in places]
 
     step, threads = (1, os.cpu_count() or 1) if decode else (HEADERS_AT_ONCE, HEADER_THREADS)
     parts = [present[start : start + step] for start in range(0, len(present), step)]
     with (
-        track("pictures decoded" if decode else "pictures", len(present)) as advance,
+        track("images decoded" if decode else "images", len(present)) as advance,
         warnings.catch_warnings(),
         ThreadPoolExecutor(threads) as pool,
     ):
@@ -186,8 +190,8 @@ def _notes(columns: Columns, report: Report) -> list[str]:
     boxes = columns.boxes[np.isfinite(columns.boxes).all(1)]
     counts = Counter(report.counts)
     if len(boxes) and counts["box without area"] and boxes.max() <= 1.0:
-        notes.append("all boxes lie between 0 and 1: 'bbox' is in pixels, not in shares of the picture's sides")
-    beyond = counts["box beyond the border"] + counts["box outside the picture"]
+        notes.append("all boxes lie between 0 and 1: 'bbox' is in pixels, not in shares of the image's sides")
+    beyond = counts["box beyond the border"] + counts["box outside the image"]
     if beyond > len(boxes) / 10 and (boxes[:, 2:] > boxes[:, :2]).all():
         notes.append("are the boxes [x0, y0, x1, y1]? 'bbox' is [x, y, width, height]")
     return notes

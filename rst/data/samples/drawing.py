@@ -1,8 +1,8 @@
 """How the procedural sets are drawn: textured ground, shapes with outlines and masks, and which of them hides which.
 
-Everything random comes from the generator that is handed in, so a picture is a pure function of its seed.
+Everything random comes from the generator that is handed in, so an image is a pure function of its seed.
 
-Letters: H and W height and width of a picture, pixels.
+    H, W  height and width of an image, pixels
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Shape(NamedTuple):
 
 
 def draw_size(random: np.random.Generator, side: int) -> tuple[int, int]:
-    """Height and width of a picture: square, wide or upright."""
+    """Height and width of an image: square, wide or upright."""
     short = side * 3 // 4
     return [(side, side), (short, side), (side, short)][random.integers(3)]
 
@@ -55,7 +55,7 @@ def paint_ground(random: np.random.Generator, height: int, width: int) -> np.nda
 
 
 def with_noise(random: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8: the finished picture, with the noise of a camera."""
+    """(H, W, 3) uint8: the finished image, with the noise of a camera."""
     return (pixels + random.normal(0.0, 5.0, pixels.shape)).round().clip(0, 255).astype(np.uint8)
 
 

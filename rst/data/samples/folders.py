@@ -1,6 +1,6 @@
 """A prepared data set is a folder that is either complete or not there.
 
-DIR/train/*.png  DIR/val/*.png            pictures
+DIR/train/*.png  DIR/val/*.png            images
 DIR/annotations/{train,val}.json          COCO
 DIR/recipe.json                           what it was made from: the same request finds it and does nothing
 """

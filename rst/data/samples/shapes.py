@@ -1,11 +1,11 @@
 """A procedural data set: flat shapes on textured ground, with boxes and masks, in COCO form.
 
-It has what makes real data awkward: a long tail of classes, objects from a few pixels to two thirds of the picture,
-occlusion, objects cut by the border, crowd regions, pictures without objects, upright and wide pictures, category ids
-with gaps. Every picture is a pure function of (seed, split, index): the same arguments, numpy and pillow give the same
+It has what makes real data awkward: a long tail of classes, objects from a few pixels to two thirds of the image,
+occlusion, objects cut by the border, crowd regions, images without objects, upright and wide images, category ids
+with gaps. Every image is a pure function of (seed, split, index): the same arguments, numpy and pillow give the same
 files to the bit. The variant "lvis" has hundreds of classes and LVIS's way of annotating: `shapes_lvis.py`.
 
-Letters: H and W height and width of a picture, pixels.
+    H, W  height and width of an image, pixels
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ Variant = Literal["coco", "lvis"]
 # by falling frequency; ids with gaps, because a reader must not take an id for a label
 CATEGORIES = {"disc": 1, "square": 2, "triangle": 4, "star": 7, "cross": 11, "ring": 16}
 TAIL = 0.5  # each class occurs this many times as often as the one before it
-EMPTY_EVERY, CROWD_EVERY = 9, 5  # of the pictures, one in so many has no objects, has a crowd
+EMPTY_EVERY, CROWD_EVERY = 9, 5  # of the images, one in so many has no objects, has a crowd
 
 
 def prepare(
@@ -49,8 +49,8 @@ def prepare(
 
     Args:
         output: folder to make: {train,val}/*.png and annotations/{train,val}.json.
-        train, val: pictures of each split.
-        side: longer side of the pictures, pixels.
+        train, val: images of each split.
+        side: longer side of the images, pixels.
         seed: of everything random.
         variant: "coco", six classes; or "lvis", up to 300 classes annotated as LVIS is (see `shapes_lvis.py`).
         classes: how many classes the variant "lvis" has (300 if None).
@@ -64,7 +64,7 @@ def prepare(
     """
     for name, count in (("train", train), ("val", val)):
         if count < 1:
-            raise ValueError(f"{name} must be at least 1 picture, got {count}")
+            raise ValueError(f"{name} must be at least 1 image, got {count}")
     if side < 64:
         raise ValueError(f"side must be at least 64 pixels, got {side}")
     if seed < 0:
@@ -89,8 +89,8 @@ def prepare(
     return prepare_folder(Path(output), recipe, build)
 
 
-def draw_picture(index: int, side: int, seed: list[int]) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """One picture (H, W, 3) uint8, and its annotations without ids."""
+def draw_image(index: int, side: int, seed: list[int]) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """One image (H, W, 3) uint8, and its annotations without ids."""
     random = np.random.default_rng([*seed, index])
     height, width = draw_size(random, side)
     pixels = paint_ground(random, height, width)
@@ -117,7 +117,7 @@ def _write_split(folder: Path, name: str, count: int, side: int, seed: list[int]
     (folder / name).mkdir()
     images, annotations = [], []
     for index in range(count):
-        pixels, found = draw_picture(index, side, seed)
+        pixels, found = draw_image(index, side, seed)
         file_name = f"{index:06d}.png"
         Image.fromarray(pixels).save(folder / name / file_name, compress_level=3)
         images.append({"id": index + 1, "file_name": file_name, "width": pixels.shape[1], "height": pixels.shape[0]})

@@ -1,19 +1,19 @@
 """The procedural set in LVIS's form: hundreds of classes with a long tail, annotated federatedly.
 
 A class is a shape with a colour and a pattern ("red striped star"). As in LVIS (Gupta et al., CVPR 2019, section 3), a
-picture does not say everything: what it says of a class is one of
+image does not say everything: what it says of a class is one of
 
     annotated                        every instance that is visible
     "not_exhaustive_category_ids"    some instances are annotated, others are not
-    "neg_category_ids"               verified: the class is not in the picture
+    "neg_category_ids"               verified: the class is not in the image
     nothing                          the class may or may not be there; what is there is not annotated
 
 Files are laid out as LVIS v1 is beside COCO: an image has a `coco_url` and no `file_name`, both splits share one root,
-and some pictures of the validation set lie in the training set's folder. Each category has `image_count`,
-`instance_count` and `frequency` (r: up to 10 training pictures, c: up to 100, f: more), all of the training split.
+and some images of the validation set lie in the training set's folder. Each category has `image_count`,
+`instance_count` and `frequency` (r: up to 10 training images, c: up to 100, f: more), all of the training split.
 There are no crowds.
 
-Letters: H and W height and width of a picture, pixels; C classes.
+    H, W  height and width of an image, pixels    C  classes
 """
 
 from collections import Counter
@@ -47,12 +47,12 @@ NAMES = [" ".join(words) for words in product(COLOURS, PATTERNS, OUTLINES)]
 NAMES = [NAMES[i] for i in np.random.default_rng(0).permutation(len(NAMES))]
 MOST_CLASSES = len(NAMES)
 
-RARE, COMMON = 10, 100  # most training pictures of a rare class, of a common class (LVIS)
-OBJECTS = (4, 15)  # per picture: least, and one more than most
-ANNOTATED = 0.9  # share of the classes in a picture that are annotated
+RARE, COMMON = 10, 100  # most training images of a rare class, of a common class (LVIS)
+OBJECTS = (4, 15)  # per image: least, and one more than most
+ANNOTATED = 0.9  # share of the classes in an image that are annotated
 INCOMPLETE = 0.3  # share of the classes with several instances, and annotated, that are so in part only
-NEGATIVES = (3, 9)  # verified absent classes of a picture: least, and one more than most
-STRAY_EVERY = 4  # one in so many pictures of the validation set lies in the training set's folder
+NEGATIVES = (3, 9)  # verified absent classes of an image: least, and one more than most
+STRAY_EVERY = 4  # one in so many images of the validation set lies in the training set's folder
 URL = "http://images.example.org"
 
 
@@ -61,15 +61,15 @@ def write(folder: Path, counts: dict[str, int], side: int, seed: int, classes: i
 
     Args:
         folder: an empty folder.
-        counts: pictures of "train" and of "val".
-        side: longer side of the pictures, pixels.
+        counts: images of "train" and of "val".
+        side: longer side of the images, pixels.
         seed: of everything random.
         classes: C, in [1, MOST_CLASSES].
     """
     for split in counts:
         (folder / split).mkdir()
     content = {
-        split: _write_pictures(folder, split, count, side, [seed, 2 + k], classes, first=k * counts["train"])
+        split: _write_images(folder, split, count, side, [seed, 2 + k], classes, first=k * counts["train"])
         for k, (split, count) in enumerate(counts.items())
     }
     categories = _categories(content["train"][1], classes)
@@ -82,8 +82,8 @@ def write(folder: Path, counts: dict[str, int], side: int, seed: int, classes: i
     return summary
 
 
-def draw_picture(index: int, side: int, seed: list[int], classes: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """One picture (H, W, 3) uint8, and the annotations, without ids, of all that is in it."""
+def draw_image(index: int, side: int, seed: list[int], classes: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """One image (H, W, 3) uint8, and the annotations, without ids, of all that is in it."""
     random = np.random.default_rng([*seed, index])
     height, width = draw_size(random, side)
     pixels = paint_ground(random, height, width)
@@ -105,7 +105,7 @@ def draw_picture(index: int, side: int, seed: list[int], classes: int) -> tuple[
 def federate(
     random: np.random.Generator, annotations: list[dict[str, Any]], classes: int
 ) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
-    """What an annotator of a federated set says of a picture: the annotations, and LVIS's two lists of its image."""
+    """What an annotator of a federated set says of an image: the annotations, and LVIS's two lists of its image."""
     instances = Counter(annotation["category_id"] for annotation in annotations)
     kept: dict[int, int] = {}  # category id -> how many instances are annotated
     for category_id, count in instances.items():
@@ -130,13 +130,13 @@ def federate(
     }
 
 
-def _write_pictures(
+def _write_images(
     folder: Path, split: str, count: int, side: int, seed: list[int], classes: int, first: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Images and annotations of a split whose ids and file names begin after `first`."""
     images, annotations = [], []
     for index in range(count):
-        pixels, everything = draw_picture(index, side, seed, classes)
+        pixels, everything = draw_image(index, side, seed, classes)
         said, lists = federate(np.random.default_rng([*seed, index, 1]), everything, classes)
         place = "train" if index % STRAY_EVERY == STRAY_EVERY - 1 else split
         image_id, name = first + index + 1, f"{place}/{first + index:06d}.png"
@@ -150,7 +150,7 @@ def _write_pictures(
 def _categories(annotations: list[dict[str, Any]], classes: int) -> list[dict[str, Any]]:
     """LVIS's categories, with what the training split's annotations say of their frequency."""
     instances = Counter(annotation["category_id"] for annotation in annotations)
-    pictures = Counter(
+    images = Counter(
         category_id for _, category_id in {(found["image_id"], found["category_id"]) for found in annotations}
     )
     return [
@@ -158,9 +158,9 @@ def _categories(annotations: list[dict[str, Any]], classes: int) -> list[dict[st
             "id": category_id,
             "name": NAMES[category_id - 1].replace(" ", "_"),
             "synset": f"{NAMES[category_id - 1].replace(' ', '_')}.n.01",
-            "image_count": pictures[category_id],
+            "image_count": images[category_id],
             "instance_count": instances[category_id],
-            "frequency": "r" if pictures[category_id] <= RARE else "c" if pictures[category_id] <= COMMON else "f",
+            "frequency": "r" if images[category_id] <= RARE else "c" if images[category_id] <= COMMON else "f",
         }
         for category_id in range(1, classes + 1)
     ]

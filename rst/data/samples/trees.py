@@ -146,10 +146,10 @@ def prepare(
 def cut_photographs(
     photographs: list[tuple[Path, Path]], folder: Path, *, tile: int, overlap: int, validation_share: float
 ) -> dict[str, Any]:
-    """Cut photographs (picture, VOC XML) into the tiles of both splits; see `prepare` for the arguments and result."""
+    """Cut photographs (image, VOC XML) into the tiles of both splits; see `prepare` for the arguments and result."""
     splits = {"train": _Split(folder, "train"), "val": _Split(folder, "val")}
-    for picture, annotation in photographs:
-        pixels = np.asarray(Image.open(picture).convert("RGB"))
+    for image, annotation in photographs:
+        pixels = np.asarray(Image.open(image).convert("RGB"))
         boxes = read_voc_boxes(annotation)
         height, width = pixels.shape[:2]
         strip = 0
@@ -157,9 +157,9 @@ def cut_photographs(
             strip = max(1, round(height * validation_share / tile)) * tile
         top = height - strip
         for x, y in overlapping_windows(width, top, tile, overlap):
-            splits["train"].add(picture.stem, pixels, boxes, (x, y, x + tile, y + tile))
+            splits["train"].add(image.stem, pixels, boxes, (x, y, x + tile, y + tile))
         for window in even_windows(width, top, height, tile) if strip else []:
-            splits["val"].add(picture.stem, pixels, boxes, window)
+            splits["val"].add(image.stem, pixels, boxes, window)
     return {name: split.write() for name, split in splits.items()}
 
 
@@ -174,7 +174,7 @@ def read_voc_boxes(path: Path) -> np.ndarray:
 
 
 def overlapping_windows(width: int, height: int, tile: int, overlap: int) -> list[tuple[int, int]]:
-    """Top left corners of windows of side `tile` that cover the picture evenly and overlap by at least `overlap`."""
+    """Top left corners of windows of side `tile` that cover the image evenly and overlap by at least `overlap`."""
 
     def starts(length: int) -> list[int]:
         count = 1 + -(-(length - tile) // (tile - overlap))
@@ -194,15 +194,15 @@ class _Split:
     """Collects the tiles of one split and writes its COCO file."""
 
     def __init__(self, folder: Path, name: str):
-        self.pictures, self.annotation_file = folder / name, folder / "annotations" / f"{name}.json"
-        self.pictures.mkdir()
+        self.folder, self.annotation_file = folder / name, folder / "annotations" / f"{name}.json"
+        self.folder.mkdir()
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
 
     def add(self, stem: str, pixels: np.ndarray, boxes: np.ndarray, window: tuple[int, int, int, int]) -> None:
         x0, y0, x1, y1 = window
         name = f"{stem}_{x0:04d}_{y0:04d}.png"
-        Image.fromarray(pixels[y0:y1, x0:x1]).save(self.pictures / name)
+        Image.fromarray(pixels[y0:y1, x0:x1]).save(self.folder / name)
         image_id = len(self.images) + 1
         # photograph and window are not COCO's keys: they let a reader find the tile again
         self.images.append(

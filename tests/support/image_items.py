@@ -1,10 +1,10 @@
-"""A picture with boxes and masks as the reader hands it to the transforms."""
+"""An image with boxes and masks as the reader hands it to the transforms."""
 
 import torch
 from torchvision import tv_tensors
 
 
-def picture_item(height, width, boxes, masks):
+def image_item(height, width, boxes, masks):
     """(image, target): noise of that size, with boxes (x0, y0, x1, y1) in whole pixels and, if wanted, their masks."""
     image = tv_tensors.Image(torch.randint(256, (3, height, width), dtype=torch.uint8))
     target = {
