@@ -31,9 +31,16 @@ _BATCH_LIMITS = {
 }
 
 
+class StrictParser(ArgumentParser):
+    """No abbreviated keys, also in the parsers that jsonargparse makes for settings inside a model's arguments."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+
 def build_parser() -> ArgumentParser:
     """The parser of a run's configuration; `--help` of `rst train --help-all` is its help."""
-    parser = ArgumentParser(prog="rst train", exit_on_error=False, allow_abbrev=False)
+    parser = StrictParser(prog="rst train", exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, data order, augmentation and samplers")
     parser.add_subclass_arguments(nn.Module, "model", required=True, help="function or class that makes the detector")

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 
 
@@ -31,6 +32,9 @@ def summarise(text: str, known_keys: Iterable[str]) -> str:
     value = _first(r"(?:Got value: |Given value: (?:NestedArg\(.*val=)?)([^\n]*)", text)
     if path and expected and value is not None:
         return f"{path}: expected {' or '.join(dict.fromkeys(expected))}, got {value}"
+    if class_path and (given := _first(r'Unable to load config "([^"]*)"', text)):
+        own = [key for key in _arguments(class_path) if path.endswith(f".{key.split('.')[0]}") and "." in key]
+        return f"{'.'.join(dict.fromkeys(path.split('.')))}: has keys of its own ({', '.join(own)}), got {given}"
     if class_path:
         reason = _first(r"Problem with given class_path '[^']+':\s*([^\n]+)", text)
         return f"{path}.class_path: cannot use {class_path}: {reason}"
@@ -60,8 +64,11 @@ def _readable(kind: str) -> str:
 
 
 def _arguments(class_path: str) -> list[str]:
+    """The arguments of a model, and the fields of those that are settings objects, as `backbone.name`."""
     module, _, name = class_path.rpartition(".")
-    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
+    groups = {p.name: [f.name for f in fields(p.default)] for p in parameters if is_dataclass(p.default)}
+    return [p.name for p in parameters] + [f"{group}.{field}" for group, own in groups.items() for field in own]
 
 
 def _with_sections(keys: Iterable[str]) -> list[str]:

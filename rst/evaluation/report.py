@@ -71,7 +71,7 @@ def notes(evaluation: Evaluation) -> list[str]:
     if detections.cap:
         found.append(
             f"most images have {detections.cap} detections, none more, and {truth.protocol.name.upper()} counts "
-            f"{truth.protocol.limits[-1]} of each: was that the detector's limit (--model.detections_per_image)?"
+            f"{truth.protocol.limits[-1]} of each: was that the detector's limit (--model.detections.limit)?"
         )
     if truth.unnumbered.any():
         found.append(

@@ -112,6 +112,27 @@ def test_a_mistake_in_a_file_is_named_with_the_file(data, tmp_path, capsys):
         assert message in text
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "--model.backbone.nam=x",
+            "unknown key model.backbone.nam of rst.detectors.atss (did you mean backbone.name?)",
+        ),
+        ("--model.score_threshold=0.1", "unknown key model.score_threshold of rst.detectors.atss (did you mean detec"),
+        (
+            "--model.backbone=resnet18",
+            "model.backbone: has keys of its own (backbone.name, backbone.weights, backbone.",
+        ),
+        ("--model.backbone.name=vgg", "backbone.name='vgg' is not one of resnet18, resnet34"),
+        ("--model.detections.limit=many", "model.detections.limit: expected int, got many"),
+    ],
+)
+def test_a_mistake_in_the_settings_inside_a_model(data, tmp_path, capsys, override, message):
+    model = ("--model", "rst.detectors.atss", "--model.num_classes", "6")
+    assert message in complaint(capsys, training_arguments(data, tmp_path / "run", *model, override))
+
+
 def test_whole_batches_are_not_taken_for_shares(data, tmp_path, capsys):
     assert main(training_arguments(data, tmp_path, "--trainer.limit_train_batches", "1", "--print_config")) == 0
     assert "limit_train_batches: 1\n" in capsys.readouterr().out

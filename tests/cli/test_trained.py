@@ -17,14 +17,15 @@ from rst.training.curves import read_metrics
 FASTER_RCNN = [  # the real detector at its smallest
     "--model",
     "rst.detectors.faster_rcnn",
-    *("--model.num_classes", str(CLASSES), "--model.backbone", "mobilenet_v2", "--model.fpn_channels", "8"),
-    *("--model.head_channels", "8", "--model.train_proposals", "20", "--model.test_proposals", "20"),
-    *("--model.score_threshold", "0.0", "--optimizer.lr", "0.001", "--trainer.max_epochs", "1"),
+    *("--model.num_classes", str(CLASSES), "--model.backbone.name", "mobilenet_v2"),
+    *("--model.backbone.fpn_channels", "8", "--model.head_channels", "8"),
+    *("--model.proposals.train_limit", "20", "--model.proposals.test_limit", "20"),
+    *("--model.detections.score_threshold", "0.0", "--optimizer.lr", "0.001", "--trainer.max_epochs", "1"),
 ]
 
 ATSS = [
-    *("--model", "rst.detectors.atss", "--model.num_classes", str(CLASSES), "--model.backbone", "mobilenet_v2"),
-    *("--model.fpn_channels", "8", "--model.head_channels", "64", "--model.score_threshold", "0.0"),
+    *("--model", "rst.detectors.atss", "--model.num_classes", str(CLASSES), "--model.backbone.name", "mobilenet_v2"),
+    *("--model.backbone.fpn_channels", "8", "--model.head_channels", "64", "--model.detections.score_threshold", "0.0"),
     *("--optimizer.lr", "0.001", "--trainer.max_epochs", "1"),
 ]
 

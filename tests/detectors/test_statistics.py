@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from detector_cases import Batch
+from detector_cases import Batch, Case
 from head_outputs import boxes_of_height, head_outputs
 from scipy import stats
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from rst.detectors import BackboneSettings, Boxes, FasterRCNN, HeadOutputs, ProposalSettings, RankSort, faster_rcnn
+from rst.detectors import BackboneSettings, Boxes, FasterRCNN, HeadOutputs, RankSort
 from rst.detectors.geometry.boxes import paired_iou
 from rst.detectors.losses.cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
 from rst.detectors.losses.statistics import head_statistics, spearman
@@ -25,10 +25,9 @@ def outputs(logits: Tensor, positives: list[tuple[int, int]], heights: list[floa
 
 
 def build(loss: str = "rank_sort", **options: Any) -> FasterRCNN:
-    """A detector of three classes, with the weights of seed 0."""
-    torch.manual_seed(0)
-    small = {"head_channels": 32, "proposals": ProposalSettings(100, 50, 100, 50)}
-    return faster_rcnn(3, backbone=BackboneSettings("resnet18", fpn_channels=16), loss=loss, **(small | options))  # pyright: ignore[reportArgumentType]
+    model = Case("faster_rcnn", {"loss": loss}).build(backbone=BackboneSettings("resnet18", fpn_channels=16), **options)
+    assert isinstance(model, FasterRCNN)
+    return model
 
 
 def recorded(model: FasterRCNN) -> list[HeadOutputs]:

@@ -11,6 +11,7 @@ import pytest
 TREE = Path(__file__).resolve().parents[2]
 PACKAGES = {"rst.kernels": "kernels", "rst.detectors": "detectors", "rst": "rst"}  # the longest name first
 DRAWN = ("kernels", "detectors", "rst", "bench", "tests", "configs", "tools")
+REPORTS = "bench/results"  # has a folder for each device
 
 
 def files() -> list[Path]:
@@ -101,7 +102,7 @@ def folders() -> set[str]:
             hidden = any(part.startswith((".", "__pycache__")) for part in relative.parts)
             if path.is_file() and not hidden:
                 found |= {str(parent) for parent in relative.parents if str(parent) != "."}
-    return found
+    return {folder for folder in found if not folder.startswith(f"{REPORTS}/")}
 
 
 def test_the_tree_is_as_contributing_draws_it():
