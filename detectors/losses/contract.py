@@ -130,7 +130,11 @@ def head_losses(
     if localisation.keys() != outputs.tasks.keys():
         raise ValueError(f"terms of {list(localisation)} for the tasks {list(outputs.tasks)}: each task needs its own")
     ranked = outputs.classification
-    factors = {"balance" if name == outputs.labelled_by else f"balance_{name}": f for name, f in balance.items()}
+    factors = {}
+    for name, factor in balance.items():
+        empty = len(outputs.tasks[name].output) == 0  # the factor of a term without a positive means nothing
+        key = "balance" if name == outputs.labelled_by else f"balance_{name}"
+        factors[key] = torch.full_like(factor, torch.nan) if empty else factor
     return HeadLosses(
         {name: weight * term for name, term in {**classification, **localisation}.items()},
         head_statistics(

@@ -54,6 +54,13 @@ class Task(ABC):
         return of_positives if self.kept is None else of_positives[self.kept]
 
 
+def _same_shape(task: Task, *names: str) -> None:
+    """ValueError where tensors of a task differ in shape: broadcasting would hide it."""
+    shapes = {name: tuple(getattr(task, name).shape) for name in names}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"{type(task).__name__}: shapes differ: {shapes}")
+
+
 @dataclass(frozen=True, eq=False)
 class Boxes(Task):
     """Box regression: errors are 1 - GIoU, quality is the IoU."""
@@ -63,6 +70,9 @@ class Boxes(Task):
     truths: Tensor  # (T, 4) float32 ground truth, in the frame of the references
     coder: BoxCoder
     kept: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _same_shape(self, "deltas", "references", "truths")
 
     @cached_property
     def predicted(self) -> Tensor:
@@ -95,6 +105,9 @@ class Masks(Task):
     truths: Tensor  # (T, h, w) in [0, 1]
     kept: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        _same_shape(self, "logits", "truths")
+
     @cached_property
     def dice(self) -> Tensor:
         """Dice coefficient of each predicted mask with its ground truth, (T,) float32 in [0, 1]."""
@@ -125,6 +138,9 @@ class Centerness(Task):
     logits: Tensor  # (P,)
     truths: Tensor  # (P,) in [0, 1], see `centerness`
     balanced: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _same_shape(self, "logits", "truths")
 
     @property
     def errors(self) -> Tensor:

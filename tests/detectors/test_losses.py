@@ -177,3 +177,23 @@ def test_alrp_ranks_boxes_and_nothing_else():
             ValueError, match=f"aLRP ranks box errors and no others, not those of {', '.join(given.tasks)}"
         ):
             loss(given)
+
+
+def test_truths_of_another_shape_are_refused():
+    box = torch.zeros(3, 4)
+    with pytest.raises(ValueError, match=r"Boxes: shapes differ: .*'truths': \(1, 4\)"):
+        Boxes(box, box, box[:1], CODER)
+    with pytest.raises(ValueError, match=r"Masks: shapes differ: .*'truths': \(1, 5, 5\)"):
+        Masks(torch.zeros(3, 5, 5), torch.zeros(1, 5, 5))
+    with pytest.raises(ValueError, match="Centerness: shapes differ"):
+        Centerness(torch.zeros(3), torch.zeros(1))
+
+
+def test_the_factor_of_a_task_without_a_positive_is_no_value():
+    logits = torch.zeros(3, 2, requires_grad=True)
+    none = Masks(torch.zeros(0, 4, 4, requires_grad=True), torch.zeros(0, 4, 4), kept=torch.zeros(0, dtype=torch.int64))
+    outputs = head_outputs(logits, [(0, 0)], boxes_of_height(5))
+    loss = RankSort()(HeadOutputs(outputs.classification, {**outputs.tasks, "mask": none}))
+    assert loss.terms["mask"].item() == 0
+    assert loss.statistics["balance_mask"].isnan()
+    assert loss.statistics["balance"].isfinite()
