@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rst.evaluation.draw import TRUTH, class_colour, draw_detections
+from rst.coco.masks import encode_mask
+from rst.evaluation.draw import MASK_OPACITY, TRUTH, class_colour, draw_detections
 
 
 def detections(*rows):
@@ -96,3 +97,16 @@ def test_small_images_are_enlarged_with_their_boxes():
     colour = class_colour(0)
     assert drawn.getpixel((120, 70)) == drawn.getpixel((80, 100)) == colour, "right and lower edge, four times as far"
     assert draw_detections(grey, found, ["thing"], least_side=30).size == (40, 30)
+
+
+def test_masks_are_half_transparent_in_the_colour_of_their_class():
+    grey = Image.new("RGB", (200, 150), (90, 90, 90))
+    mask = np.zeros((150, 200), bool)
+    mask[60:90, 40:70] = True
+    found = detections((20, 40, 80, 100, 0, 0.9)) | {"segmentations": [encode_mask(mask)]}
+    drawn = draw_detections(grey, found, ["cat"])
+    blended = tuple(round((1 - MASK_OPACITY) * 90 + MASK_OPACITY * value) for value in class_colour(0))
+    assert drawn.getpixel((55, 75)) == blended
+    assert drawn.getpixel((30, 75)) == (90, 90, 90)
+    below = draw_detections(grey, found, ["cat"], threshold=0.95)
+    assert below.getpixel((55, 75)) == (90, 90, 90), "not drawn, so no mask either"

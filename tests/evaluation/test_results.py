@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from rst.coco.masks import decode_segmentation
 from rst.data import CocoDetection
 from rst.data.samples import shapes
 from rst.data.transforms import evaluation_transforms
-from rst.evaluation import evaluate_detections, to_coco_results
+from rst.evaluation import evaluate_detections, to_coco_results, to_file_pixels
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,42 @@ def test_perfect_detections_in_resized_pixels_have_an_average_precision_of_one(s
     metrics = evaluate_detections(file, json.loads(json.dumps(results)))
     assert [metrics[name] for name in ("AP", "AP50", "AP75", "AR100")] == pytest.approx([1.0] * 4)
     assert metrics["APl"] == -1, "there is no object of 96 pixels a side in images of 64"
+
+
+@pytest.mark.parametrize("side", [64, 128, 101])
+def test_perfect_masks_in_resized_pixels_come_back_as_run_lengths(shapes_set, side):
+    file = shapes_set / "annotations/val.json"
+    data = CocoDetection(file, shapes_set / "val", masks=True, transforms=evaluation_transforms(side, side))
+    detections, targets = ground_truth_as_detections(data)
+    for detection, target in zip(detections, targets, strict=True):
+        detection["masks"] = target["masks"].bool()
+    results = json.loads(json.dumps(to_coco_results(detections, targets, data.category_ids)))
+    sizes = {target["image_id"]: list(target["original_size"]) for target in targets}
+    assert all(result["segmentation"]["size"] == sizes[result["image_id"]] for result in results)
+    metrics = evaluate_detections(file, results, "segm")
+    if side % 64 == 0:  # every pixel of the file is a whole number of pixels
+        assert (metrics["AP"], metrics["oLRP"]) == pytest.approx((1.0, 0.0), abs=1e-6)
+    assert metrics["AP50"] == pytest.approx(1.0)
+    assert metrics["AP75"] > 0.9
+
+
+def test_masks_are_resized_a_few_at_a_time(monkeypatch):
+    masks = torch.rand(7, 20, 30) > 0.5
+    detection = {"boxes": torch.zeros(7, 4), "labels": torch.zeros(7), "scores": torch.ones(7), "masks": masks}
+    whole = to_file_pixels(detection, (20, 30), (45, 70))["segmentations"]
+    monkeypatch.setattr("rst.evaluation.results.PIXELS_AT_ONCE", 2 * 45 * 70)
+    assert to_file_pixels(detection, (20, 30), (45, 70))["segmentations"] == whole
+    for mask, runs in zip(masks, whole, strict=True):
+        back = decode_segmentation(runs, 45, 70, "mask")
+        assert abs(back.mean() - mask.float().mean().item()) < 0.1
+
+
+def test_masks_of_another_size_than_the_image_are_named():
+    detection = {"boxes": torch.ones(1, 4), "labels": torch.tensor([0]), "scores": torch.tensor([0.5])}
+    target = {"image_id": 4, "original_size": (5, 5), "size": (5, 6)}
+    message = r"detections of image 4: masks have shape \(1, 5, 5\), not \(1, 5, 6\)"
+    with pytest.raises(ValueError, match=message):
+        to_coco_results([detection | {"masks": torch.zeros(1, 5, 5, dtype=torch.bool)}], [target], [1])
 
 
 def test_a_label_one_off_scores_nothing(shapes_set):

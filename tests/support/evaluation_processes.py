@@ -1,17 +1,20 @@
 """A process of several that detect in shares of the images: python evaluation_processes.py RANK COUNT FOLDER.
 
-The images' detections are read from FOLDER/results.json. A sampler that fills up the last batch repeats an image, so
-each process but the first has one of its neighbour's too. The first process writes what it gathered.
+The images' detections, boxes and masks, are read from FOLDER/results.json. A sampler that fills up the last batch
+repeats an image, so each process but the first has one of the first process too. The first process writes what it
+gathered.
 """
 
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed
 from torch import nn
 
+from rst.coco.masks import decode_segmentation
 from rst.training import DetectionTraining
 
 
@@ -41,7 +44,9 @@ def main(rank: int, count: int, folder: Path) -> None:
         boxes[:, 2:] += boxes[:, :2]
         labels = torch.tensor([category_ids.index(result["category_id"]) for result in own])
         scores = torch.tensor([result["score"] for result in own], dtype=torch.float64)
-        detections.append({"boxes": boxes, "labels": labels, "scores": scores})
+        masks = [decode_segmentation(result["segmentation"], *size, "results") for result in own]
+        planes = torch.from_numpy(np.stack(masks)).bool() if masks else torch.zeros(0, *size, dtype=torch.bool)
+        detections.append({"boxes": boxes, "labels": labels, "scores": scores, "masks": planes})
 
     if count > 1:
         store = torch.distributed.FileStore(str(folder / f"store{count}"), count)
