@@ -1,7 +1,7 @@
 """Exact ranking losses for detection: importable with torch alone, on Triton kernels where Triton is present."""
 
-from .precision import AlrpLoss, SelfBalance, alrp, average_precision
-from .ranking import RankSortLoss, rank_sort, ranking_loss
+from .alrp import AlrpLoss, SelfBalance, alrp, average_precision
+from .rank_sort import RankSortLoss, rank_sort, ranking_loss
 from .scores import Counts, Update
 from .targets import SparseTargets, gather_levels
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .chunks import computing_dtype
-from .ops import Passes
-from .processes import Shared
+from .group import Shared
+from .operators import Passes
 from .reference import DensePart
 from .scores import Counts, Update
 from .targets import Examples, gather_levels, is_ignored
+from .torch_chunks import computing_dtype
 
 Score = Callable[[Counts], tuple[Update, ...]]  # called where there are positives
 DenseEquations = Callable[[Tensor, Tensor, Tensor, Tensor, float], list[DensePart]]

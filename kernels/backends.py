@@ -10,14 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from . import dense_passes, pairs, portable
-from .pairs import SortingSums
+from . import reference_passes, torch_breakpoints, torch_pairs
 from .targets import Examples, Masses
+from .torch_pairs import SortingSums
 
 try:  # there is no Triton for macOS and Windows
-    from . import breakpoints, columns, rows  # type: ignore
+    from . import triton_breakpoints, triton_pairs, triton_tiled  # type: ignore
 except ImportError:
-    breakpoints = columns = rows = None
+    triton_breakpoints = triton_pairs = triton_tiled = None
 
 BackendName = Literal["auto", "triton", "torch", "reference"]
 AlgorithmName = Literal["auto", "tiled", "breakpoints"]
@@ -50,20 +50,26 @@ class Backend:
 
 BACKENDS = {
     "torch": Backend(
-        portable.count, portable.scatter_to_logits, pairs.sorting_sums, pairs.sorting_demotion, pairs.weigh_positives
+        torch_breakpoints.count,
+        torch_breakpoints.scatter_to_logits,
+        torch_pairs.sorting_sums,
+        torch_pairs.sorting_demotion,
+        torch_pairs.weigh_positives,
     ),
     "reference": Backend(
-        dense_passes.count,
-        dense_passes.scatter_to_logits,
-        dense_passes.sorting_sums,
-        dense_passes.sorting_demotion,
-        dense_passes.weigh_positives,
+        reference_passes.count,
+        reference_passes.scatter_to_logits,
+        reference_passes.sorting_sums,
+        reference_passes.sorting_demotion,
+        reference_passes.weigh_positives,
     ),
 }
-if rows is not None and columns is not None and breakpoints is not None:
-    among_positives = rows.sorting_sums, columns.sorting_demotion, rows.weigh_positives
-    BACKENDS["triton, tiled"] = Backend(rows.count, columns.scatter_to_logits, *among_positives)
-    BACKENDS["triton, breakpoints"] = Backend(breakpoints.count, breakpoints.scatter_to_logits, *among_positives)
+if triton_tiled is not None and triton_pairs is not None and triton_breakpoints is not None:
+    among_positives = triton_tiled.sorting_sums, triton_pairs.sorting_demotion, triton_tiled.weigh_positives
+    BACKENDS["triton, tiled"] = Backend(triton_tiled.count, triton_pairs.scatter_to_logits, *among_positives)
+    BACKENDS["triton, breakpoints"] = Backend(
+        triton_breakpoints.count, triton_breakpoints.scatter_to_logits, *among_positives
+    )
 
 
 def choose_backend(backend: BackendName, algorithm: AlgorithmName, logits: Tensor, positives: int, size: int) -> str:
@@ -77,7 +83,7 @@ def choose_backend(backend: BackendName, algorithm: AlgorithmName, logits: Tenso
     if algorithm not in ("auto", "tiled", "breakpoints"):
         raise ValueError(f"algorithm: expected 'auto', 'tiled' or 'breakpoints', got {algorithm!r}")
     if backend == "auto":
-        runs = rows is not None and logits.device.type in ("cuda", "xpu") and logits.dtype != torch.float64
+        runs = triton_tiled is not None and logits.device.type in ("cuda", "xpu") and logits.dtype != torch.float64
         backend = "triton" if runs else "torch"
     if backend == "reference":
         if algorithm != "auto":
@@ -87,11 +93,11 @@ def choose_backend(backend: BackendName, algorithm: AlgorithmName, logits: Tenso
         if algorithm == "tiled":
             raise ValueError("algorithm: 'tiled' needs backend 'triton', and this is 'torch'")
         return backend
-    if rows is None:
+    if triton_tiled is None:
         raise ValueError("backend: 'triton' needs the package triton, which cannot be imported here")
     if logits.dtype == torch.float64:
         raise ValueError("backend: 'triton' computes in float32 and the logits are float64; use 'torch'")
-    if logits.device.type == "cpu" and not rows.INTERPRETED:
+    if logits.device.type == "cpu" and not triton_tiled.INTERPRETED:
         raise ValueError("backend: 'triton' needs logits on a GPU (or TRITON_INTERPRET=1), got cpu")
     if algorithm == "auto":
         few = positives <= TILED_POSITIVES or positives * size <= TILED_PAIRS

@@ -15,7 +15,7 @@ from typing import Concatenate, NamedTuple, ParamSpec
 import torch
 from torch import Tensor
 
-from .relations import MASS_FLOOR, pairwise_step
+from .torch_step import MASS_FLOOR, pairwise_step
 
 
 class DensePart(NamedTuple):

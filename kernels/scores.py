@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .pairs import SortingSums
-from .relations import MASS_FLOOR, self_pair
+from .torch_pairs import SortingSums
+from .torch_step import MASS_FLOOR, self_pair
 
 
 class PairPasses(Protocol):

@@ -77,7 +77,7 @@ def test_the_logits_reach_the_kernels_as_the_convolutions_return_them(batch: Bat
         seen.append((levels, targets, examples))
         return examples
 
-    monkeypatch.setattr("rst.kernels.entry.flatten_examples", spy)
+    monkeypatch.setattr("rst.kernels.arguments.flatten_examples", spy)
     model(*batch)
     ((levels, targets, examples),) = seen
     assert all(level is own for level, own in zip(levels, maps, strict=True)), "neither permuted nor copied"

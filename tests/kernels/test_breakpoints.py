@@ -15,9 +15,12 @@ if not INTERPRETED and not torch.cuda.is_available():
 
 from breakpoint_passes import DEVICE, both_passes, examples_of, negatives_alone, scatter, weights_of
 
-from rst.kernels import breakpoints, intervals, merging, scans
-from rst.kernels.relations import pairwise_step
+from rst.kernels import triton_breakpoints as breakpoints
+from rst.kernels import triton_kinks as intervals
+from rst.kernels import triton_kinks_merge as merging
+from rst.kernels import triton_scans as scans
 from rst.kernels.targets import Examples
+from rst.kernels.torch_step import pairwise_step
 
 NAMED = named_rankings()
 UNIT = 2.0**-30

@@ -18,9 +18,10 @@ if not INTERPRETED and not torch.cuda.is_available():
 
 from breakpoint_passes import DEVICE, examples_of, negatives_alone, scatter, weights_of
 
-from rst.kernels import breakpoints, portable
-from rst.kernels.relations import pairwise_step
+from rst.kernels import torch_breakpoints as portable
+from rst.kernels import triton_breakpoints as breakpoints
 from rst.kernels.targets import SparseTargets, flatten_examples
+from rst.kernels.torch_step import pairwise_step
 
 NAMED = named_rankings()
 

@@ -19,7 +19,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.library import opcheck
 
 from rst.kernels import SparseTargets
-from rst.kernels.ops import NAMESPACE, count, scatter_to_logits, sorting_demotion, sorting_sums, weigh_positives
+from rst.kernels.operators import NAMESPACE, count, scatter_to_logits, sorting_demotion, sorting_sums, weigh_positives
 
 pytestmark = [
     every_backend,

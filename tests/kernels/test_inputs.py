@@ -110,7 +110,7 @@ def test_devices_without_float64_are_ranked_on_the_cpu(monkeypatch, form):
     }[form]
     logits = list(ranking.logits.split(300)) if "levels" in form else ranking.logits
     expected = rank_sort(logits, targets, backend="torch")
-    monkeypatch.setattr("rst.kernels.entry.NO_FLOAT64", {"cpu"})
+    monkeypatch.setattr("rst.kernels.arguments.NO_FLOAT64", {"cpu"})
     assert rank_sort(logits, targets, backend="torch") == expected
 
 

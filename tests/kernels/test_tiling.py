@@ -4,7 +4,10 @@ import pytest
 import torch
 from rank_sort_cases import INTERPRETED, assert_exact, named_rankings, outcome
 
-from rst.kernels import chunks, kinks, pairs, portable
+from rst.kernels import torch_breakpoints as portable
+from rst.kernels import torch_chunks as chunks
+from rst.kernels import torch_kinks as kinks
+from rst.kernels import torch_pairs as pairs
 
 NAMED = named_rankings()
 torch_only = pytest.mark.skipif(INTERPRETED, reason="the torch backend runs in the other process")
@@ -13,7 +16,8 @@ torch_only = pytest.mark.skipif(INTERPRETED, reason="the torch backend runs in t
 @pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="needs the interpreter or a GPU")
 @pytest.mark.parametrize(("block_p", "block_n", "tiles"), [(16, 128, 1), (32, 64, 3), (64, 128, 2)])
 def test_any_tiling(monkeypatch, block_p, block_n, tiles):
-    from rst.kernels import columns, rows
+    from rst.kernels import triton_pairs as columns
+    from rst.kernels import triton_tiled as rows
 
     device = "cpu" if INTERPRETED else "cuda"
     ranking = NAMED["typical"]

@@ -71,7 +71,7 @@ def test_a_fault_in_the_sources_leaves_the_last_package(tree: Path, fork: Path, 
     if fault == "no licence":
         (fork / "LICENSE").unlink()
     else:
-        (fork / "kernels" / "__init__.py").write_text("from .ranking import rank_sort\n", encoding="utf-8")
+        (fork / "kernels" / "__init__.py").write_text("from .rank_sort import rank_sort\n", encoding="utf-8")
     done = run_script("--output", tmp_path / "out", tree=fork)
     assert done.returncode == 2
     assert ("LICENSE" if fault == "no licence" else "__all__") in done.stderr

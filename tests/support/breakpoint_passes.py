@@ -9,7 +9,7 @@ import torch
 from rank_sort_cases import INTERPRETED, Ranking
 from torch import Tensor
 
-from rst.kernels import breakpoints
+from rst.kernels import triton_breakpoints as breakpoints
 from rst.kernels.targets import Examples, flatten_examples
 
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -14,7 +14,11 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from rst.kernels import breakpoints, columns, merging, rows, scans
+from rst.kernels import triton_breakpoints as breakpoints
+from rst.kernels import triton_kinks_merge as merging
+from rst.kernels import triton_pairs as columns
+from rst.kernels import triton_scans as scans
+from rst.kernels import triton_tiled as rows
 
 TARGETS = {
     "cuda 80": GPUTarget("cuda", 80, 32),

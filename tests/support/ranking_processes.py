@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from rst.kernels import SparseTargets, alrp, average_precision, rank_sort, ranking_loss
-from rst.kernels.processes import Shared
+from rst.kernels.group import Shared
 from rst.kernels.targets import Masses
 
 DEADLINE = 240  # seconds for all processes to end: importing torch on a busy machine is most of what they take

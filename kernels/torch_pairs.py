@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .relations import squash_infinities
+from .torch_step import squash_infinities
 
 # Pairs of one block: a megabyte in float32, so that the passes over it stay in cache.
 PAIRS = 1 << 18

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.library import custom_op
 
 from .backends import BACKENDS
-from .chunks import any_nan
-from .pairs import SortingSums
 from .targets import Examples, Masses
+from .torch_chunks import any_nan
+from .torch_pairs import SortingSums
 
 NAMESPACE = re.sub(r"\W", "_", __package__ or __name__)
 

@@ -12,10 +12,10 @@ README.md has the derivation.
 import torch
 from torch import Tensor
 
-from .chunks import CHUNK, Levels, counted_chunks, visible_chunks
-from .kinks import Kinks, build_kinks
-from .relations import squash_infinities, step
 from .targets import Examples, Masses
+from .torch_chunks import CHUNK, Levels, counted_chunks, visible_chunks
+from .torch_kinks import Kinks, build_kinks
+from .torch_step import squash_infinities, step
 
 # So few positives are cheaper to visit one by one than to build tables for.
 FEW_POSITIVES = 3

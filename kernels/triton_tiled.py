@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .pairs import SortingSums
 from .targets import Examples, Masses
-from .tiles import finite, ignore_argument, inverse_width, launch_context, load_logits, step
+from .torch_pairs import SortingSums
+from .triton_step import finite, ignore_argument, inverse_width, launch_context, load_logits, step
 
 INTERPRETED = not isinstance(step, triton.runtime.JITFunction)
 

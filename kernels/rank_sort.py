@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
+from .arguments import prepare
 from .backends import AlgorithmName, BackendName
-from .entry import prepare
 from .reference import dense_rank_sort
 from .scores import Counts, Update, rank_sort_updates, spread_error
 from .targets import Targets

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .targets import Examples
-from .tiles import finite, ignore_argument, inverse_width, launch_context, load_logits, step
+from .triton_step import finite, ignore_argument, inverse_width, launch_context, load_logits, step
 
 # 16 x 256 pairs are 32 registers a thread with 4 warps; wide in the columns, which are read and written once.
 BLOCK_P = 16

@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .intervals import INTERPRETED, Intervals, cell_of
-from .tiles import LARGEST, launch_context
+from .triton_kinks import INTERPRETED, Intervals, cell_of
+from .triton_step import LARGEST, launch_context
 
 # Eight cells for a kink leave most cells without any, so that a look-up ends most searches. 2^15 cells of 4 bytes stay
 # in the first-level cache of a big GPU, beside the thresholds of a few thousand rows.

@@ -21,11 +21,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .intervals import INTERPRETED, load_frame, load_tile, locate, popular, squash
-from .merging import build_intervals
-from .scans import WIDEST, masses_of, profile_of, units_per_logit
 from .targets import Examples, Masses
-from .tiles import ignore_argument, launch_context
+from .triton_kinks import INTERPRETED, load_frame, load_tile, locate, popular, squash
+from .triton_kinks_merge import build_intervals
+from .triton_scans import WIDEST, masses_of, profile_of, units_per_logit
+from .triton_step import ignore_argument, launch_context
 
 # A program is one warp, so that no look at a whole tile waits for other warps, and holds 8 logits a thread (of 32): two
 # 16-byte loads of float32, and few enough registers for two dozen programs on a multiprocessor. The interpreter pays

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .autograd import DenseEquations, DenseLoss, RankingLoss, Score
 from .backends import AlgorithmName, BackendName, choose_backend
-from .ops import Passes
-from .processes import Shared
+from .group import Shared
+from .operators import Passes
 from .targets import Examples, Masses, SparseTargets, Targets, as_levels, flatten_examples, targets_to
 
 if TYPE_CHECKING:

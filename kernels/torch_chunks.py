@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .places import rare_places
-from .relations import squash_infinities
 from .targets import is_ignored
+from .torch_step import squash_infinities
 
 Levels = list[tuple[Tensor, Tensor | None]]  # the logits of each level, and what says which of them are ignored
 

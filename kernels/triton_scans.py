@@ -20,9 +20,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .intervals import INTERPRETED, Intervals
 from .targets import Masses
-from .tiles import launch_context
+from .triton_kinks import INTERPRETED, Intervals
+from .triton_step import launch_context
 
 # A scan is one program, so its time is that of its longest chain: few, wide blocks, as wide as registers allow. The
 # integrals, five sums at once, have 4 kinks a thread, the profile 8.

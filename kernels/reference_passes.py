@@ -6,9 +6,9 @@ R  positives asked about      P  positives of the examples      M  all logits; O
 import torch
 from torch import Tensor
 
-from .pairs import SortingSums
-from .relations import pairwise_step
 from .targets import Examples, Masses, is_ignored
+from .torch_pairs import SortingSums
+from .torch_step import pairwise_step
 
 
 def count(rows: Tensor, own: Tensor, examples: Examples, delta: float) -> Masses:

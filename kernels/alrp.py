@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .arguments import Prepared, prepare
 from .backends import AlgorithmName, BackendName
-from .entry import Prepared, prepare
 from .reference import dense_alrp, dense_average_precision
-from .relations import self_pair
 from .scores import alrp_updates, average_precision_updates
 from .targets import Masses, Targets, gather_levels
+from .torch_step import self_pair
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tiles import LARGEST, step
+from .triton_step import LARGEST, step
 
 INTERPRETED = not isinstance(step, triton.runtime.JITFunction)
 
