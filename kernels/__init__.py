@@ -1,9 +1,12 @@
-"""Exact ranking losses for detection: importable with torch alone, on Triton kernels where Triton is present."""
+"""Exact ranking losses for detection: importable with torch alone, with Triton kernels where Triton is installed."""
 
-from .alrp import AlrpLoss, SelfBalance, alrp, average_precision
-from .rank_sort import RankSortLoss, rank_sort, ranking_loss
+from .alrp import AlrpLoss, SelfBalance, alrp
+from .average_precision import average_precision
+from .places import gather_levels
+from .rank_sort import RankSortLoss, rank_sort
+from .ranking_loss import ranking_loss
 from .scores import Counts, Update
-from .targets import SparseTargets, gather_levels
+from .targets import SparseTargets
 
 __all__ = [
     "AlrpLoss",

@@ -1,6 +1,6 @@
-"""The public functions of the losses that rank by precision: AP loss and aLRP loss, the paper's predecessors.
+"""aLRP loss, and the weight that balances its parts.
 
-P  positives      R  positives of all processes that share a ranking (P without a group)      M  all logits
+P  positives of this process      R  those of all processes of the group (P without one)      M  all logits
 """
 
 from collections.abc import Sequence
@@ -12,55 +12,24 @@ from torch import Tensor, nn
 
 from .arguments import Prepared, prepare
 from .backends import AlgorithmName, BackendName
-from .reference import dense_alrp, dense_average_precision
-from .scores import alrp_updates, average_precision_updates
-from .targets import Masses, Targets, gather_levels
+from .places import gather_levels
+from .reference import dense_alrp
+from .scores import alrp_updates
+from .targets import Targets
 from .torch_step import self_pair
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-# Sums of reciprocal ranks are taken in whole units: the same in any order, also on a GPU.
-UNITS = float(1 << 40)
+# Reciprocal ranks are added in whole units: the sum is the same in any order, also on a GPU.
+RANK_UNITS = float(1 << 40)
 
 
 class AlrpLoss(NamedTuple):
     """The two parts of aLRP loss, 0-d tensors; its published form is `classification + balanced localisation`."""
 
     classification: Tensor  # 1 - mean precision, with aLRP's update
-    localisation: Tensor  # mean over the positives of the localisation errors at or above each, over its rank
-
-
-def average_precision(
-    logits: Tensor | Sequence[Tensor],
-    targets: Targets,
-    *,
-    delta: float = 1.0,
-    backend: BackendName = "auto",
-    algorithm: AlgorithmName = "auto",
-    group: "ProcessGroup | None" = None,
-) -> Tensor:
-    """AP loss: 1 minus the mean interpolated precision at the positives.
-
-    Chen et al., "Towards Accurate One-Stage Object Detection with AP-Loss", CVPR 2019, section 3.2, with the
-    interpolation of its published code: a precision is raised to the largest at equal or higher recall. Each positive
-    counts itself as 1. Qualities do not matter. Time O(M + P log P) by breakpoints.
-
-    Args:
-        logits, targets, backend, algorithm, group: as in `rank_sort`.
-        delta: half-width of the smoothed step, in logits; 1 in the publication.
-
-    Returns:
-        The loss, (), in [0, 1), float32 (float64 for float64 logits); 0 without positives.
-
-    Raises:
-        ValueError, TypeError: as `rank_sort`.
-    """
-    prepared = prepare(logits, targets, delta, backend, algorithm, group)
-    if prepared.backend == "reference":
-        return prepared.evaluate_densely(dense_average_precision)[0]
-    (value,), _ = prepared.evaluate(average_precision_updates, parts=1)
-    return value
+    localisation: Tensor  # mean over the positives k of the localisation errors ranked at or above k, over rank_k
 
 
 def alrp(
@@ -76,14 +45,14 @@ def alrp(
     """Average Localisation-Recall-Precision loss: precision and localisation in one ranking.
 
     Oksuz, Cam, Akbas and Kalkan, "A Ranking-based, Balanced Loss Function Unifying Classification and Localisation in
-    Object Detection", NeurIPS 2020. The classification part has the gradient of the logits, in which a positive is
-    charged with the localisation errors above it too; the localisation part that of `localisation_error`, with the
-    ranks held fixed. `SelfBalance` gives the localisation part its weight.
+    Object Detection", NeurIPS 2020. The classification part has the gradient of the logits, where a positive's error
+    includes the localisation errors above it. The localisation part has the gradient of `localisation_error`, with
+    the ranks held fixed. `SelfBalance` gives the localisation part its weight.
 
     Args:
         logits, targets, backend, algorithm, group: as in `rank_sort`.
-        localisation_error: (P,) float in [0, 1], one for each positive (1 - IoU or GIoU loss, over what makes it 1 at
-            the least localised), in the order of `SparseTargets.index`, or of the raveled levels for dense targets.
+        localisation_error: (P,) float in [0, 1], one for each positive (1 - IoU or GIoU loss, scaled to at most 1), in
+            the order of `SparseTargets.index`, or of the raveled levels for dense targets.
         delta: half-width of the smoothed step, in logits; 1 in the publication.
 
     Returns:
@@ -93,55 +62,61 @@ def alrp(
         ValueError, TypeError: as `rank_sort`; `localisation_error` of another shape, dtype or device.
     """
     prepared = prepare(logits, targets, delta, backend, algorithm, group)
-    expected = prepared.examples.index.shape
+    expected = prepared.ranking.index.shape
     if not isinstance(localisation_error, Tensor):
         raise TypeError(f"localisation_error: expected a tensor, got {type(localisation_error).__name__}")
     if torch.compiler.is_compiling() and localisation_error.dim() == 1:
-        torch._check(localisation_error.shape[0] == expected[0])  # the P of dense targets: for the run to compare
+        torch._check(localisation_error.shape[0] == expected[0])  # dense targets: P is known at run time only
     if localisation_error.shape != expected or not localisation_error.is_floating_point():
         raise ValueError(
             f"localisation_error: expected {tuple(expected)} float, one for each positive, got "
             f"{tuple(localisation_error.shape)} {localisation_error.dtype}"
         )
-    if localisation_error.device != prepared.home:
-        raise ValueError(f"localisation_error: on {localisation_error.device}, but the logits are on {prepared.home}")
-    own = localisation_error.to(prepared.examples.index.device)
-    everybodys = prepared.shared.gather(own.detach().double())
-    score = partial(alrp_updates, localisation_error=everybodys)
-    if prepared.backend == "reference":
+    device = prepared.output_device
+    if localisation_error.device != device:
+        raise ValueError(f"localisation_error: on {localisation_error.device}, but the logits are on {device}")
+    own = localisation_error.to(prepared.ranking.index.device)
+    all_errors = prepared.group.gather(own.detach().double())
+    score = partial(alrp_updates, localisation_error=all_errors)
+    if prepared.dense:
         (classification,) = prepared.evaluate_densely(partial(dense_alrp, localisation_error=own.detach()))
-        _, masses = prepared.evaluate(score, parts=1)
+        _, false_positives, true_positives = prepared.evaluate(score, parts=1)
     else:
-        (classification,), masses = prepared.evaluate(score, parts=1)
-    localisation = _localisation(prepared, masses, own, everybodys).to(classification)
+        (classification,), false_positives, true_positives = prepared.evaluate(score, parts=1)
+    rank = 1 - self_pair(prepared.delta) + true_positives + false_positives
+    localisation = _localisation(prepared, rank, own, all_errors).to(classification)
     return AlrpLoss(classification, localisation)
 
 
-def _localisation(prepared: Prepared, masses: Masses, own: Tensor, everybodys: Tensor) -> Tensor:
+def _localisation(
+    prepared: Prepared,
+    rank: Tensor,  # (R,) float64
+    own: Tensor,  # (P,) localisation errors of this process, attached to the graph
+    all_errors: Tensor,  # (R,) float64, those of all processes
+) -> Tensor:
     """() the mean over the positives k of the sum of the errors ranked at or above k, over rank_k.
 
-    The sum is turned around: error j is charged by every positive at or below it, c_j = sum of 1 / rank_k, and half by
-    those that tie with it: the mean of the orders that a sort could put them in.
+    Computed as the sum over j of error j times c_j. c_j is the sum of 1 / rank_k over j itself and the positives k
+    below it; each tie counts half: the mean over all orders in which a sort could put tied logits.
     """
-    shared = prepared.shared
-    if not torch.compiler.is_compiling() and not shared.total:
-        return own.sum()  # of nothing
-    logits = shared.gather(gather_levels(prepared.examples.levels, prepared.examples.index))
-    rank = 1 - self_pair(prepared.delta) + masses.true_positives + masses.false_positives
+    group = prepared.group
+    if not torch.compiler.is_compiling() and not group.total:
+        return own.sum()  # 0, attached to the graph
+    logits = group.gather(gather_levels(prepared.ranking.levels, prepared.ranking.index))
     ascending, order = logits.sort()
-    shares = (UNITS / rank[order]).round().long()
+    shares = (RANK_UNITS / rank[order]).round().long()
     below = torch.cat([shares.new_zeros(1), shares.cumsum(0)])  # (R + 1,)
     ties = below[torch.searchsorted(ascending, ascending)] + below[torch.searchsorted(ascending, ascending, right=True)]
-    charge = torch.empty_like(rank).scatter_(0, order, (ties + shares).double() / (2 * UNITS * shared.divisor))
+    charge = torch.empty_like(rank).scatter_(0, order, (ties + shares).double() / (2 * RANK_UNITS * group.divisor))
     charge = charge + 0 * rank.sum()  # whole units would lose a NaN
-    value = (everybodys * charge).sum()
-    # the others' errors are numbers here; data-parallel averaging takes back what the group's size multiplies
-    attached = (own * charge[shared.own]).sum() * shared.world
-    return value + (attached - attached.detach())  # so bracketed, to the last bit the same in every process
+    value = (all_errors * charge).sum()
+    # only this process's errors have a gradient here; data-parallel averaging divides it by the group's size
+    attached = (own * charge[group.own]).sum() * group.size
+    return value + (attached - attached.detach())  # with these brackets, the same bits in every process
 
 
 class SelfBalance(nn.Module):
-    """aLRP's weight of the localisation part: what the whole loss was over what that part was, in the last window.
+    """aLRP's weight of the localisation part: the ratio of the whole loss to that part, over the last window.
 
     Section 4.3 of the aLRP paper. The weight begins at `start` and is renewed after every `window` training steps
     (published: 50, and 7330 steps, an epoch of COCO at 16 images). It lives in buffers, so checkpoints keep it, and
@@ -165,7 +140,7 @@ class SelfBalance(nn.Module):
             self.register_buffer(name, torch.zeros(()))
 
     def forward(self, loss: AlrpLoss) -> Tensor:
-        """() the balanced sum of both parts; a training step is counted."""
+        """() the balanced sum of both parts; in training mode each call counts as one step."""
         balanced = loss.classification + self.weight * loss.localisation
         if self.training:
             with torch.no_grad():

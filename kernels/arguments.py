@@ -1,6 +1,6 @@
-"""From the arguments that all losses share to a ranking that is ready to be evaluated: checks, and which code runs.
+"""From the arguments that all losses share to a ranking ready for evaluation: checks, and the choice of the backend.
 
-P  positives      M  all logits of one ranking
+P  positives of this process      R  those of all processes of the group      M  logits of this process
 """
 
 import math
@@ -13,18 +13,22 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .autograd import DenseEquations, DenseLoss, RankingLoss, Score
-from .backends import AlgorithmName, BackendName, choose_backend
-from .group import Shared
-from .operators import Passes
-from .targets import Examples, Masses, SparseTargets, Targets, as_levels, flatten_examples, targets_to
+from .backends import BACKENDS, HAS_TRITON, INTERPRETED, AlgorithmName, Backend, BackendName
+from .group import Group
+from .operators import compiled_backend
+from .targets import Ranking, SparseTargets, Targets, as_levels, build_ranking, targets_to
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-# What gradients are written in; others, of eight bits, can be read but not written.
+# What gradients are written in; other dtypes, of eight bits, can be read but not written.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Devices that cannot hold the tables of a ranking, which are float64: their logits are ranked on the CPU.
 NO_FLOAT64 = {"mps"}
+# Algorithm "auto" takes tiles for as many positives as one block of rows has, or for so few pairs that launches cost
+# more than they do. Computed from the operations of both, not measured.
+TILED_POSITIVES = 16
+TILED_PAIRS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -32,24 +36,25 @@ class Prepared:
     """One ranking, checked, with the backend that will run it."""
 
     levels: list[Tensor]  # as handed over, for autograd to see
-    examples: Examples
+    ranking: Ranking
     delta: float
-    backend: str  # a key of `BACKENDS`
-    shared: Shared
-    home: torch.device  # where the caller wants the values
+    backend: Backend
+    dense: bool  # backend "reference": a loss that has dense equations is to evaluate them
+    group: Group
+    output_device: torch.device
 
-    def evaluate(self, score: Score, parts: int) -> tuple[list[Tensor], Masses]:
-        """The values () of the so many `parts` of `score`, attached to the graph, and the masses it was given, (R,)."""
+    def evaluate(self, score: Score, parts: int) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The value () of each of the `parts` of `score`, attached to the graph; and both masses (R,), see `Masses`."""
         *values, false_positives, true_positives = RankingLoss.apply(
-            score, parts, Passes(self.backend), self.examples, self.delta, self.shared, *self.levels
+            score, parts, self.backend, self.ranking, self.delta, self.group, *self.levels
         )
-        return [value.to(self.home) for value in values], Masses(false_positives, true_positives)
+        return [value.to(self.output_device) for value in values], false_positives, true_positives
 
     def evaluate_densely(self, equations: DenseEquations) -> list[Tensor]:
         """The values () of dense `equations`, attached to the graph."""
-        if self.shared.group is not None:
+        if self.group.process_group is not None:
             raise ValueError("group: backend 'reference' ranks the logits of one process alone")
-        return list(DenseLoss.apply(equations, self.examples, self.delta, *self.levels))
+        return list(DenseLoss.apply(equations, self.ranking, self.delta, *self.levels))
 
 
 def prepare(
@@ -60,7 +65,7 @@ def prepare(
     algorithm: AlgorithmName,
     group: "ProcessGroup | None",
 ) -> Prepared:
-    """Checks what every loss takes; see `rank_sort` for the arguments and the errors."""
+    """Checks the arguments that every loss takes; see `rank_sort` for them and the errors."""
     if not (isinstance(delta, (int, float)) and math.isfinite(delta) and delta >= 0):
         raise ValueError(f"delta: expected a finite number >= 0, got {delta!r}")
     if group is not None and not (dist.is_available() and isinstance(group, dist.ProcessGroup)):
@@ -70,12 +75,49 @@ def prepare(
         raise TypeError(f"logits: expected a float tensor of 16, 32 or 64 bits, got {levels[0].dtype}")
     if not isinstance(targets, (Tensor, SparseTargets, Iterable)):
         raise TypeError(f"targets: expected a tensor, tensors or SparseTargets, got {type(targets).__name__}")
-    choose_backend(backend, algorithm, levels[0], 0, 0)  # before anything is computed
-    home = levels[0].device
-    if home.type in NO_FLOAT64:
+    output_device = levels[0].device
+    if output_device.type in NO_FLOAT64:
         levels, targets = [level.cpu() for level in levels], targets_to(targets, "cpu")
-    examples = flatten_examples(levels, targets)
-    shared = Shared(group, len(examples.index), levels[0].device)
-    size = sum(level.numel() for level in levels)
-    chosen = choose_backend(backend, algorithm, levels[0], shared.total, size)
-    return Prepared(levels, examples, float(delta), chosen, shared, home)
+    chosen = choose_backend(backend, algorithm, levels[0])
+    ranking = build_ranking(levels, targets)
+    shared = Group(group, len(ranking.index), levels[0].device)
+    if chosen == "triton":
+        size = sum(level.numel() for level in levels)
+        chosen = f"triton, {choose_algorithm(algorithm, shared.total, size)}"
+    runs = compiled_backend(chosen) if torch.compiler.is_compiling() else BACKENDS[chosen]
+    return Prepared(levels, ranking, float(delta), runs, chosen == "reference", shared, output_device)
+
+
+def choose_backend(backend: BackendName, algorithm: AlgorithmName, logits: Tensor) -> str:
+    """The backend that runs on tensors like `logits`: "triton", "torch" or "reference".
+
+    "auto" takes Triton on GPUs for logits of up to 32 bits and torch operators everywhere else. Raises ValueError
+    for a backend that cannot run, or an algorithm that the backend does not have.
+    """
+    if backend not in ("auto", "triton", "torch", "reference"):
+        raise ValueError(f"backend: expected 'auto', 'triton', 'torch' or 'reference', got {backend!r}")
+    if algorithm not in ("auto", "tiled", "breakpoints"):
+        raise ValueError(f"algorithm: expected 'auto', 'tiled' or 'breakpoints', got {algorithm!r}")
+    if backend == "auto":
+        runs = HAS_TRITON and logits.device.type in ("cuda", "xpu") and logits.dtype != torch.float64
+        backend = "triton" if runs else "torch"
+    if backend == "reference" and algorithm != "auto":
+        raise ValueError(f"algorithm: backend 'reference' has none to choose from, got {algorithm!r}")
+    if backend == "torch" and algorithm == "tiled":
+        raise ValueError("algorithm: 'tiled' needs backend 'triton', and this is 'torch'")
+    if backend == "triton":
+        if not HAS_TRITON:
+            raise ValueError("backend: 'triton' needs the package triton, which cannot be imported here")
+        if logits.dtype == torch.float64:
+            raise ValueError("backend: 'triton' computes in float32 and the logits are float64; use 'torch'")
+        if logits.device.type == "cpu" and not INTERPRETED:
+            raise ValueError("backend: 'triton' needs logits on a GPU (or TRITON_INTERPRET=1), got cpu")
+    return backend
+
+
+def choose_algorithm(algorithm: AlgorithmName, positives: int, size: int) -> str:
+    """The Triton algorithm for `positives` among `size` logits: "tiled" or "breakpoints"."""
+    if algorithm != "auto":
+        return algorithm
+    few = positives <= TILED_POSITIVES or positives * size <= TILED_PAIRS
+    return "tiled" if few else "breakpoints"

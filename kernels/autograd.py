@@ -1,9 +1,9 @@
-"""The torch.autograd.Functions of the losses: what forward keeps, and what backward does with it.
+"""The torch.autograd.Functions of the losses: what forward saves, and how backward makes the gradient of it.
 
-    P  positives of this process      R  those of all processes that share the ranking (P without a group)
-    M  all logits of this process     V  parts of the loss, each with a value and an update of its own
+    R  positives of the ranking, those of all its processes      P  positives of this process
+    M  logits of this process      V  parts of the loss, each with a value and an update of its own
 
-Forward keeps the logits it was given and tables of the size of the positives; backward scatters straight into the
+Forward saves the logits it was given and tables of the size of the positives; backward scatters straight into the
 gradient, already scaled by the upstream gradients. Nothing of size M lives between the two.
 
 The backward pass is the paper's Identity Update and not the derivative of the value, so torch.autograd.gradcheck must
@@ -18,55 +18,57 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .group import Shared
-from .operators import Passes
+from .backends import Backend
+from .group import Group
+from .places import gather_levels, is_ignored
 from .reference import DensePart
 from .scores import Counts, Update
-from .targets import Examples, gather_levels, is_ignored
-from .torch_chunks import computing_dtype
+from .targets import Ranking
 
 Score = Callable[[Counts], tuple[Update, ...]]  # called where there are positives
+# (logits (M,), index (P,), quality (P,), ignore (M,), delta) -> the parts of a loss
 DenseEquations = Callable[[Tensor, Tensor, Tensor, Tensor, float], list[DensePart]]
 
 
 class RankingLoss(Function):
-    """The V values of `score` on `examples`, then both masses (R,); the levels come once more for autograd to see."""
+    """The V values of `score` on a ranking, then both masses (R,); the levels come once more for autograd to see."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
         # not by name: where two levels follow named arguments and nothing needs a gradient, Dynamo forgets ctx
         score: Score
         parts: int
-        passes: Passes
-        examples: Examples
+        backend: Backend
+        ranking: Ranking
         delta: float
-        shared: Shared
+        group: Group
         levels: list[Tensor]
-        score, parts, passes, examples, delta, shared, *levels = arguments
-        dtype = computing_dtype(levels[0].dtype)
-        if not torch.compiler.is_compiling():  # Dynamo hands zeros all the same, and without gradients refuses the call
+        score, parts, backend, ranking, delta, group, *levels = arguments
+        dtype = ranking.computing_dtype
+        if not torch.compiler.is_compiling():  # Dynamo passes zeros in any case, and without gradients refuses the call
             ctx.set_materialize_grads(False)
-        ctx.passes, ctx.delta, ctx.shared = passes, delta, shared
+        ctx.backend, ctx.delta, ctx.group = backend, delta, group
         ctx.shapes = [level.shape for level in levels]
-        ctx.ignoring = [ignore is not None for ignore in examples.ignores]
+        ctx.ignoring = [ignore is not None for ignore in ranking.ignores]
         with torch.autocast(levels[0].device.type, enabled=False):
-            own = gather_levels(examples.levels, examples.index).to(dtype)
-            rows, quality = shared.gather(own), shared.gather(examples.quality.to(dtype))
-            masses, poison = shared.add(*passes.count(rows, own, examples, delta))
-            # in a graph of dense targets P is unknown, and the score has to bear with none
-            if torch.compiler.is_compiling() or shared.total:
-                updates = score(Counts(masses.false_positives, masses.true_positives, rows, quality, delta, passes))
+            own = gather_levels(ranking.levels, ranking.index).to(dtype)
+            positives, quality = group.gather(own), group.gather(ranking.quality.to(dtype))
+            masses = group.add(backend.logits.count(positives, own, ranking, delta))
+            # in a compiled graph with dense targets P is unknown: there a score is called without positives too
+            if torch.compiler.is_compiling() or group.total:
+                counts = Counts(masses.false_positives, masses.true_positives, positives, quality, delta, backend.pairs)
+                updates = score(counts)
             else:
                 nothing = torch.zeros_like(masses.false_positives)
                 updates = (Update(nothing, nothing, nothing),) * parts
-            poison = poison + 0 * quality.sum()  # a NaN among the logits or the qualities is a NaN in every part
-            values = [(update.error.sum() / shared.divisor + poison).to(dtype) for update in updates]
+            poison = masses.poison + 0 * quality.sum()  # a NaN logit or quality makes every part NaN
+            values = [(update.error.sum() / group.divisor + poison).to(dtype) for update in updates]
         ctx.spreads = [(update.negative_weight is not None, update.positive_weight is not None) for update in updates]
         tables = [table for update in updates for table in update[1:] if table is not None]
-        ignores = [ignore for ignore in examples.ignores if ignore is not None]
-        ctx.save_for_backward(*examples.levels, *ignores, examples.index, rows, quality, poison.to(dtype), *tables)
-        ctx.mark_non_differentiable(*masses)
-        return *values, *masses
+        ignores = [ignore for ignore in ranking.ignores if ignore is not None]
+        ctx.save_for_backward(*ranking.levels, *ignores, ranking.index, positives, quality, poison.to(dtype), *tables)
+        ctx.mark_non_differentiable(masses.false_positives, masses.true_positives)
+        return *values, masses.false_positives, masses.true_positives
 
     @staticmethod
     @once_differentiable
@@ -76,13 +78,14 @@ class RankingLoss(Function):
         saved = list(ctx.saved_tensors)
         levels = [saved.pop(0) for _ in ctx.shapes]
         ignores = [saved.pop(0) if ignoring else None for ignoring in ctx.ignoring]
-        index, rows, quality, poison = (saved.pop(0) for _ in range(4))
-        examples = Examples(levels, index, quality, ignores)
-        shared: Shared = ctx.shared
-        # averaged over the processes, as data-parallel training does it, gradients are those of the whole ranking
-        share = shared.world / shared.divisor
+        index, positives, quality, poison = (saved.pop(0) for _ in range(4))
+        ranking = Ranking(levels, index, quality, ignores)
+        backend: Backend = ctx.backend
+        group: Group = ctx.group
+        # data-parallel training averages gradients over the processes: the average is that of the whole ranking
+        share = group.size / group.divisor
 
-        weights = torch.zeros(rows.shape, dtype=torch.float64, device=rows.device)
+        weights = torch.zeros(positives.shape, dtype=torch.float64, device=positives.device)
         spread, own = torch.zeros_like(weights), torch.zeros_like(weights)
         sorts = False
         for gradient, (has_negative, has_positive) in zip(upstream, ctx.spreads, strict=False):
@@ -97,12 +100,11 @@ class RankingLoss(Function):
                 weights = weights + negative_weight * scale
             if positive_weight is not None:
                 spread, sorts = spread + positive_weight * scale, True
-        with torch.autocast(rows.device.type, enabled=False):
+        with torch.autocast(positives.device.type, enabled=False):
             if sorts:
-                demotion = ctx.passes.sorting_demotion(spread.to(rows.dtype), rows, quality, ctx.delta)
-                own = own + demotion
-            flat = ctx.passes.scatter_to_logits(weights, rows, examples, ctx.delta, poison)
-            flat.index_copy_(0, index, (own[shared.own] + poison).to(flat.dtype))
+                own = own + backend.pairs.sorting_demotion(spread.to(positives.dtype), positives, quality, ctx.delta)
+            flat = backend.logits.scatter(weights, positives, ranking, ctx.delta, poison)
+            flat.index_copy_(0, index, (own[group.own] + poison).to(flat.dtype))
         return None, None, None, None, None, None, *_shaped(flat, ctx.shapes)
 
 
@@ -111,16 +113,16 @@ class DenseLoss(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, equations: DenseEquations, examples: Examples, delta: float, *levels: Tensor
+        ctx: Any, equations: DenseEquations, ranking: Ranking, delta: float, *levels: Tensor
     ) -> tuple[Tensor, ...]:
-        logits = torch.cat(examples.levels)
+        logits = torch.cat(ranking.levels)
         masks = [
             torch.zeros_like(level, dtype=torch.bool) if ignore is None else is_ignored(ignore)
-            for level, ignore in examples.pairs()
+            for level, ignore in ranking.levels_with_ignores()
         ]
         with torch.autocast(logits.device.type, enabled=False):
             dense = equations(
-                logits.to(computing_dtype(logits.dtype)), examples.index, examples.quality, torch.cat(masks), delta
+                logits.to(ranking.computing_dtype), ranking.index, ranking.quality, torch.cat(masks), delta
             )
         ctx.set_materialize_grads(False)
         ctx.shapes = [level.shape for level in levels]

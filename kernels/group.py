@@ -1,9 +1,9 @@
-"""One ranking over many processes: the positives are everybody's, the negatives stay where they are.
+"""One ranking over a process group: the positives of all processes, and the negatives of each where they are.
 
-    P  positives of this process      R  positives of all processes of the group, in the order of their ranks
+    R  positives of all processes, in the order of the processes      P  positives of this process
 
-The count of a positive is a sum over the logits, so each process counts its own against everybody's positives and the
-counts are added. Traffic is O(R), whatever the number of logits.
+The count of a positive is a sum over the logits. So each process counts its own logits for all R positives, and the
+counts are added. The traffic is O(R), whatever the number of logits.
 """
 
 import torch
@@ -11,49 +11,50 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from .targets import Masses
+from .passes import Masses
 
 
-class Shared:
-    """The positives of a group of processes, and what this process needs to know of its place among them."""
+class Group:
+    """The processes that share a ranking, and how many positives each has; without a process group this one alone."""
 
-    def __init__(self, group: ProcessGroup | None, count: int, device: torch.device) -> None:
-        """Learns how many positives the other processes have: with a group, one host sync; `count` is P."""
-        self.group = group
-        self.world = 1 if group is None else dist.get_world_size(group)
-        self.counts = [count]
-        if group is not None:
-            counts = torch.zeros(self.world, dtype=torch.int64, device=device)
-            dist.all_gather_into_tensor(counts, counts.new_tensor([count]), group=group)
-            self.counts = counts.tolist()
-        begin = 0 if group is None else sum(self.counts[: dist.get_rank(group)])
-        self.own = slice(begin, begin + count)  # of this process, in (R,)
+    def __init__(self, process_group: ProcessGroup | None, positives: int, device: torch.device) -> None:
+        """`positives` is P. With a process group the others' numbers are gathered, which costs one host sync."""
+        self.process_group = process_group
+        self.size = 1 if process_group is None else dist.get_world_size(process_group)
+        self.positives = [positives]  # of each process
+        if process_group is not None:
+            gathered = torch.zeros(self.size, dtype=torch.int64, device=device)
+            dist.all_gather_into_tensor(gathered, gathered.new_tensor([positives]), group=process_group)
+            self.positives = gathered.tolist()
+        begin = 0 if process_group is None else sum(self.positives[: dist.get_rank(process_group)])
+        self.own = slice(begin, begin + positives)  # this process's part of a tensor (R,)
 
     @property
     def total(self) -> int:
         """R."""
-        return sum(self.counts)
+        return sum(self.positives)
 
     @property
     def divisor(self) -> int:
-        """What a sum over the positives is divided by to make a mean: R, and 1 where there are none."""
+        """The divisor of a mean over the positives: R, or 1 where there are none."""
         return max(self.total, 1)
 
     def gather(self, values: Tensor) -> Tensor:
-        """Everybody's `values` (P,), (R,)."""
-        if self.group is None:
+        """The `values` (P,) of all processes, (R,)."""
+        if self.process_group is None:
             return values
-        longest = max(self.counts)
+        longest = max(self.positives)
         padded = values.new_zeros(longest)
         padded[: len(values)] = values
-        gathered = values.new_zeros(self.world * longest)
-        dist.all_gather_into_tensor(gathered, padded, group=self.group)
-        return torch.cat([part[:size] for part, size in zip(gathered.split(longest or 1), self.counts, strict=False)])
+        gathered = values.new_zeros(self.size * longest)
+        dist.all_gather_into_tensor(gathered, padded, group=self.process_group)
+        parts = gathered.split(longest or 1)
+        return torch.cat([part[:number] for part, number in zip(parts, self.positives, strict=False)])
 
-    def add(self, masses: Masses, poison: Tensor) -> tuple[Masses, Tensor]:
-        """The sums over the processes; a NaN of one is everybody's. `poison` () is 0 or NaN."""
-        if self.group is None:
-            return masses, poison
-        sums = torch.cat([*masses, poison[None]])
-        dist.all_reduce(sums, group=self.group)
-        return Masses(sums[: self.total], sums[self.total : -1]), sums[-1]
+    def add(self, masses: Masses) -> Masses:
+        """The sums of the masses over the processes; a NaN in one process reaches all of them."""
+        if self.process_group is None:
+            return masses
+        sums = torch.cat([masses.false_positives, masses.true_positives, masses.poison[None]])
+        dist.all_reduce(sums, group=self.process_group)
+        return Masses(sums[: self.total], sums[self.total : -1], sums[-1])

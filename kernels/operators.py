@@ -1,9 +1,9 @@
-"""The passes as torch operators, so that a compiled graph holds them whole: no graph break, shapes known ahead.
+"""The passes of a backend as torch operators: a compiled graph holds each as one node, with shapes known ahead.
 
-    R  positives asked about      P  positives of the examples      M  all logits
+    R  positives of the ranking      P  those of this process      M  its logits      n  logits of one level
 
-Outside of `torch.compile` the backends are called as they are. The operators' namespace is made of this package's own
-name, so that copies of it under other names live side by side.
+Only `torch.compile` uses them; eager code calls the backend itself. The operators' namespace is made of this package's
+own name, so copies of the package under other names can be loaded together.
 """
 
 import re
@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from .backends import BACKENDS
-from .targets import Examples, Masses
-from .torch_chunks import any_nan
-from .torch_pairs import SortingSums
+from .backends import BACKENDS, Backend
+from .passes import Masses, SortingSums
+from .targets import Ranking
 
 NAMESPACE = re.sub(r"\W", "_", __package__ or __name__)
 
@@ -26,113 +25,88 @@ def add_op_namespace_prefix(name: str) -> str:
     return f"{NAMESPACE}::{name}"
 
 
-class Passes:
-    """The passes of the backend `name` (a key of `BACKENDS`); inside a compiled graph each is one operator."""
+class Operators:
+    """The `LogitPasses` and `PairPasses` of the backend `name` (a key of `BACKENDS`), each call one operator."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def count(self, rows: Tensor, own: Tensor, examples: Examples, delta: float) -> tuple[Masses, Tensor]:
-        """The masses, see `backends.Backend.count`, and () float64 0, or NaN where a logit that counts is NaN."""
-        if not torch.compiler.is_compiling():
-            return _count(self.name, rows, own, examples, delta)
-        *masses, poison = count(self.name, rows, own, examples.levels, examples.ignores, examples.masked, delta)
-        return Masses(*masses), poison
+    def count(self, positives: Tensor, own: Tensor, ranking: Ranking, delta: float) -> Masses:
+        return Masses(*count(self.name, positives, own, ranking.levels, ranking.ignores, ranking.masked, delta))
 
-    def scatter_to_logits(
-        self, weights: Tensor, rows: Tensor, examples: Examples, delta: float, poison: Tensor
-    ) -> Tensor:
-        """The gradient (M,) of the logits' dtype, not yet right at the positives; see `backends.Backend`."""
-        if not torch.compiler.is_compiling():
-            return _scatter(self.name, weights, rows, examples, delta, poison)
-        return scatter_to_logits(self.name, weights, rows, examples.levels, examples.ignores, delta, poison)
+    def scatter(self, weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor) -> Tensor:
+        return scatter(self.name, weights, positives, ranking.levels, ranking.ignores, delta, poison)
 
     def sorting_sums(self, positives: Tensor, quality: Tensor, delta: float) -> SortingSums:
-        """See `backends.Backend.sorting_sums`."""
-        if not torch.compiler.is_compiling():
-            return BACKENDS[self.name].sorting_sums(positives, quality, delta)
         sums = sorting_sums(self.name, positives, quality, delta)
         return SortingSums(sums[0], sums[1], sums[2], sums[3])
 
     def sorting_demotion(self, spread: Tensor, positives: Tensor, quality: Tensor, delta: float) -> Tensor:
-        """See `backends.Backend.sorting_demotion`."""
-        if not torch.compiler.is_compiling():
-            return BACKENDS[self.name].sorting_demotion(spread, positives, quality, delta)
         return sorting_demotion(self.name, spread, positives, quality, delta)
 
     def weigh_positives(self, values: Tensor, positives: Tensor, delta: float) -> Tensor:
-        """See `backends.Backend.weigh_positives`."""
-        if not torch.compiler.is_compiling():
-            return BACKENDS[self.name].weigh_positives(values, positives, delta)
         return weigh_positives(self.name, values, positives, delta)
 
 
-def _count(name: str, rows: Tensor, own: Tensor, examples: Examples, delta: float) -> tuple[Masses, Tensor]:
-    masses = BACKENDS[name].count(rows, own, examples, delta)
-    if len(rows):
-        return masses, 0 * masses.false_positives.sum()
-    return masses, torch.where(any_nan(examples.pairs()), torch.nan, 0.0).double()
+def compiled_backend(name: str) -> Backend:
+    """The backend `name` for a compiled graph."""
+    operators = Operators(name)
+    return Backend(operators, operators)
 
 
-def _scatter(name: str, weights: Tensor, rows: Tensor, examples: Examples, delta: float, poison: Tensor) -> Tensor:
-    flat = examples.levels[0].new_empty(sum(level.numel() for level in examples.levels))
-    BACKENDS[name].scatter_to_logits(weights, rows, examples, delta, flat, poison)
-    return flat
-
-
-def _examples(levels: Sequence[Tensor], ignores: Sequence[Tensor | None], masked: Tensor | None) -> Examples:
-    """What the passes read of the examples; they are not given the positives' places."""
+def _ranking(levels: Sequence[Tensor], ignores: Sequence[Tensor | None], masked: Tensor | None) -> Ranking:
+    """All that the passes read of a ranking; they do not need the positives' index and quality."""
     nothing = levels[0].new_empty(0)
-    return Examples(list(levels), nothing.long(), nothing, list(ignores), masked)
+    return Ranking(list(levels), nothing.long(), nothing, list(ignores), masked)
 
 
 @custom_op(add_op_namespace_prefix("count"), mutates_args=())
 def count(
     backend: str,
-    rows: Tensor,  # (R,)
+    positives: Tensor,  # (R,)
     own: Tensor,  # (P,)
     levels: Sequence[Tensor],  # (n,) each
     ignores: Sequence[Tensor | None],  # (n,) each
     masked: Tensor | None,  # (P,)
     delta: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Both `Masses` (R,) and the poison (), float64."""
-    # three tensors with memory of their own: where one is part of another, its offset is the R of a compiled graph
-    masses, poison = _count(backend, rows, own, _examples(levels, ignores, masked), delta)
-    return masses.false_positives.clone(), masses.true_positives.clone(), poison
+    """`Masses`: (R,), (R,) and (), float64."""
+    masses = BACKENDS[backend].logits.count(positives, own, _ranking(levels, ignores, masked), delta)
+    # tensors with memory of their own: where two share one, an offset in it is the R of a compiled graph
+    return masses.false_positives.clone(), masses.true_positives.clone(), masses.poison
 
 
 @count.register_fake
-def _(backend, rows, own, levels, ignores, masked, delta):
+def _(backend, positives, own, levels, ignores, masked, delta):
     del backend, own, levels, ignores, masked, delta
-    masses = (torch.empty_like(rows, dtype=torch.float64) for _ in range(2))
-    return *masses, rows.new_empty((), dtype=torch.float64)
+    masses = (torch.empty_like(positives, dtype=torch.float64) for _ in range(2))
+    return *masses, positives.new_empty((), dtype=torch.float64)
 
 
-@custom_op(add_op_namespace_prefix("scatter_to_logits"), mutates_args=())
-def scatter_to_logits(
+@custom_op(add_op_namespace_prefix("scatter"), mutates_args=())
+def scatter(
     backend: str,
     weights: Tensor,  # (R,) float64
-    rows: Tensor,  # (R,)
+    positives: Tensor,  # (R,)
     levels: Sequence[Tensor],  # (n,) each
     ignores: Sequence[Tensor | None],  # (n,) each
     delta: float,
     poison: Tensor,  # ()
 ) -> Tensor:
     """The gradient (M,) in the dtype of the levels."""
-    return _scatter(backend, weights, rows, _examples(levels, ignores, None), delta, poison)
+    return BACKENDS[backend].logits.scatter(weights, positives, _ranking(levels, ignores, None), delta, poison)
 
 
-@scatter_to_logits.register_fake
-def _(backend, weights, rows, levels, ignores, delta, poison):
-    del backend, weights, rows, ignores, delta, poison
+@scatter.register_fake
+def _(backend, weights, positives, levels, ignores, delta, poison):
+    del backend, weights, positives, ignores, delta, poison
     return levels[0].new_empty(sum(level.numel() for level in levels))
 
 
 @custom_op(add_op_namespace_prefix("sorting_sums"), mutates_args=())
 def sorting_sums(backend: str, positives: Tensor, quality: Tensor, delta: float) -> Tensor:
-    """`SortingSums` as one tensor (4, P) of the positives' dtype."""
-    return torch.stack(BACKENDS[backend].sorting_sums(positives, quality, delta))
+    """`SortingSums` as one tensor (4, R) of the positives' dtype."""
+    return torch.stack(BACKENDS[backend].pairs.sorting_sums(positives, quality, delta))
 
 
 @sorting_sums.register_fake
@@ -143,8 +117,8 @@ def _(backend, positives, quality, delta):
 
 @custom_op(add_op_namespace_prefix("sorting_demotion"), mutates_args=())
 def sorting_demotion(backend: str, spread: Tensor, positives: Tensor, quality: Tensor, delta: float) -> Tensor:
-    """(P,) of the positives' dtype."""
-    return BACKENDS[backend].sorting_demotion(spread, positives, quality, delta)
+    """(R,) of the positives' dtype."""
+    return BACKENDS[backend].pairs.sorting_demotion(spread, positives, quality, delta)
 
 
 @sorting_demotion.register_fake
@@ -155,8 +129,8 @@ def _(backend, spread, positives, quality, delta):
 
 @custom_op(add_op_namespace_prefix("weigh_positives"), mutates_args=())
 def weigh_positives(backend: str, values: Tensor, positives: Tensor, delta: float) -> Tensor:
-    """(P,) float64."""
-    return BACKENDS[backend].weigh_positives(values, positives, delta)
+    """(R,) float64."""
+    return BACKENDS[backend].pairs.weigh_positives(values, positives, delta)
 
 
 @weigh_positives.register_fake

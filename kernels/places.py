@@ -1,27 +1,58 @@
-"""Finding the few among many: places in a tensor, by blocks that are looked at as a whole first.
+"""Positions in tensors: the few among many, and values at an index into the concatenation of levels.
 
-n  values
+P  positives      n  values of one level
+index  position in the concatenation of the raveled levels
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-BLOCK = 256  # values looked at together: a reduction reads them ten times as fast as a comparison and `nonzero`
+BLOCK = 256  # values tested together: a reduction reads them ten times as fast as a comparison and `nonzero`
 
 
 def rare_places(values: Tensor, is_low: Callable[[Tensor], Tensor]) -> Tensor:
-    """The places (k,) int64 of the `values` (n,) that are not low, ascending; a NaN is never low.
+    """The positions (k,) int64 of the `values` (n,) that are not low, ascending; a NaN is never low.
 
-    `is_low` compares with a bound: what it says of the largest value of a block holds for the whole block. On a CPU,
-    where it pays, blocks without a place are passed over.
+    `is_low` compares with a bound, so where the largest value of a block is low, the whole block is. On a CPU such
+    blocks are skipped; on other devices this does not pay.
     """
     whole = len(values) // BLOCK * BLOCK
     if values.device.type != "cpu" or whole == 0:
         return torch.logical_not(is_low(values)).nonzero().squeeze(1)
     blocks = values[:whole].view(-1, BLOCK)
-    rows = torch.logical_not(is_low(blocks.amax(1))).nonzero().squeeze(1)
-    row, column = torch.logical_not(is_low(blocks[rows])).nonzero(as_tuple=True)
+    kept = torch.logical_not(is_low(blocks.amax(1))).nonzero().squeeze(1)
+    block, column = torch.logical_not(is_low(blocks[kept])).nonzero(as_tuple=True)
     rest = torch.logical_not(is_low(values[whole:])).nonzero().squeeze(1)
-    return torch.cat([rows[row] * BLOCK + column, rest + whole])
+    return torch.cat([kept[block] * BLOCK + column, rest + whole])
+
+
+def level_offsets(levels: Sequence[Tensor]) -> list[int]:
+    """The index of each level's first value."""
+    offsets = [0]
+    for level in levels[:-1]:
+        offsets.append(offsets[-1] + level.numel())
+    return offsets
+
+
+def gather_levels(levels: Sequence[Tensor], index: Tensor) -> Tensor:
+    """The values at `index` (P,) of the concatenation of the raveled `levels`, without building it or a host sync.
+
+    For `SparseTargets.index` these are the values of the positives, for instance their scores, to weight box losses.
+    """
+    levels = [level.reshape(-1) for level in levels]
+    if len(levels) == 1:
+        return levels[0][index]
+    values = levels[0].new_zeros(index.shape)
+    for level, offset in zip(levels, level_offsets(levels), strict=True):
+        if level.numel():
+            local = index - offset
+            inside = (local >= 0) & (local < level.numel())
+            values = torch.where(inside, level[local.clamp(0, level.numel() - 1)], values)
+    return values
+
+
+def is_ignored(ignore: Tensor) -> Tensor:
+    """The bool mask behind one of `Ranking.ignores`, or behind a slice of it."""
+    return ignore if ignore.dtype == torch.bool else ignore < 0

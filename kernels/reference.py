@@ -1,4 +1,4 @@
-"""The losses' equations, dense and in any float dtype: the truth that every other file is tested against.
+"""The losses' equations, dense and in any float dtype: all other files are tested against them.
 
     P  positives                      M  logits of one ranking (positives, negatives and ignored)
     s  logits (M,)                    y  qualities of the positives (P,), IoU or Dice in [0, 1]
@@ -8,9 +8,7 @@ Everything here takes O(P * M) memory and nothing is differentiable by autograd,
 loss is the Identity Update of section 3.2, not the derivative of its value.
 """
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Concatenate, NamedTuple, ParamSpec
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,44 +23,34 @@ class DensePart(NamedTuple):
     gradient: Tensor  # (M,)
 
 
-More = ParamSpec("More")
-Equations = Callable[Concatenate[Tensor, Tensor, Tensor, Tensor, float, More], list[DensePart]]
-
-
-def _defined_everywhere(parts: int) -> Callable[[Equations[More]], Equations[More]]:
-    """Equations of so many `parts`, made to hold without positives (0) and with a NaN (NaN, but for ignored logits)."""
-
-    def widen(equations: Equations[More]) -> Equations[More]:
-        @wraps(equations)
-        def run(
-            logits: Tensor,  # (M,) float
-            index: Tensor,  # (P,) int64, the positives' places in `logits`
-            quality: Tensor,  # (P,) float
-            ignore: Tensor,  # (M,) bool; a positive is never ignored
-            delta: float,
-            *more: More.args,
-            **named: More.kwargs,
-        ) -> list[DensePart]:
-            ignored = ignore.index_fill(0, index, False)
-            if logits[~ignored].isnan().any() or quality.isnan().any():
-                gradient = torch.where(ignored, 0.0, torch.nan).to(logits)
-                return [DensePart(gradient.new_tensor(torch.nan), gradient.clone()) for _ in range(parts)]
-            if len(index) == 0:
-                return [DensePart(logits.new_zeros(()), torch.zeros_like(logits)) for _ in range(parts)]
-            return equations(logits, index, quality.to(logits.dtype), ignored, delta, *more, **named)
-
-        return run
-
-    return widen
+def _undefined_parts(
+    parts: int, logits: Tensor, index: Tensor, quality: Tensor, ignored: Tensor
+) -> list[DensePart] | None:
+    """The parts where the equations are undefined: NaN after a NaN (0 at ignored logits), 0 without positives."""
+    if logits[~ignored].isnan().any() or quality.isnan().any():
+        gradient = torch.where(ignored, 0.0, torch.nan).to(logits)
+        return [DensePart(gradient.new_tensor(torch.nan), gradient.clone()) for _ in range(parts)]
+    if len(index) == 0:
+        return [DensePart(logits.new_zeros(()), torch.zeros_like(logits)) for _ in range(parts)]
+    return None
 
 
 def _negatives(index: Tensor, ignored: Tensor) -> Tensor:
     return (~ignored).index_fill(0, index, False)
 
 
-@_defined_everywhere(parts=2)
-def dense_rank_sort(logits: Tensor, index: Tensor, quality: Tensor, ignored: Tensor, delta: float) -> list[DensePart]:
+def dense_rank_sort(
+    logits: Tensor,  # (M,) float
+    index: Tensor,  # (P,) int64, positions in `logits`
+    quality: Tensor,  # (P,) float
+    ignore: Tensor,  # (M,) bool; a positive is never ignored
+    delta: float,
+) -> list[DensePart]:
     """Ranking and sorting part of the Rank & Sort loss: equations 6 to 12 of the paper, term by term."""
+    ignored = ignore.index_fill(0, index, False)
+    if undefined := _undefined_parts(2, logits, index, quality, ignored):
+        return undefined
+    quality = quality.to(logits.dtype)
     count = len(index)
     negative = _negatives(index, ignored)
     positives = logits[index]
@@ -81,7 +69,7 @@ def dense_rank_sort(logits: Tensor, index: Tensor, quality: Tensor, ignored: Ten
     target = (among_positives * better * inverted).sum(1) / (among_positives * better).sum(1)
     sorting_error = current - target
 
-    # Eq. 10: both pmfs; Eq. 11 and 12: the updates
+    # Eq. 10: both distributions; Eq. 11 and 12: the updates
     outranked = (false_positives > MASS_FLOOR).to(logits.dtype)
     ranking_pmf = over_negatives / false_positives.clamp(min=MASS_FLOOR)[:, None]
     missorted = among_positives * (1 - better)  # (P, P) H(x_ij) [y_j < y_i]
@@ -98,15 +86,16 @@ def dense_rank_sort(logits: Tensor, index: Tensor, quality: Tensor, ignored: Ten
     return [DensePart(ranking_error.mean(), ranking_grad), DensePart(sorting_error.mean(), sorting_grad)]
 
 
-@_defined_everywhere(parts=1)
 def dense_average_precision(
-    logits: Tensor, index: Tensor, quality: Tensor, ignored: Tensor, delta: float
+    logits: Tensor, index: Tensor, quality: Tensor, ignore: Tensor, delta: float
 ) -> list[DensePart]:
     """AP loss, one positive after another, with the interpolation of the published code; qualities do not matter.
 
     Chen et al., "Towards Accurate One-Stage Object Detection with AP-Loss", CVPR 2019.
     """
-    del quality
+    ignored = ignore.index_fill(0, index, False)
+    if undefined := _undefined_parts(1, logits, index, quality, ignored):
+        return undefined
     count = len(index)
     negative = _negatives(index, ignored)
     positives, negatives = logits[index], logits[negative]
@@ -131,12 +120,13 @@ def dense_average_precision(
     return [DensePart(1 - total / count, gradient / count)]
 
 
-@_defined_everywhere(parts=1)
 def dense_alrp(
-    logits: Tensor, index: Tensor, quality: Tensor, ignored: Tensor, delta: float, localisation_error: Tensor
+    logits: Tensor, index: Tensor, quality: Tensor, ignore: Tensor, delta: float, localisation_error: Tensor
 ) -> list[DensePart]:
     """Classification part of aLRP loss (Oksuz et al., NeurIPS 2020); `localisation_error` (P,) of the positives."""
-    del quality
+    ignored = ignore.index_fill(0, index, False)
+    if undefined := _undefined_parts(1, logits, index, quality, ignored):
+        return undefined
     count = len(index)
     negative = _negatives(index, ignored)
     positives = logits[index]

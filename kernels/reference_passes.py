@@ -1,62 +1,62 @@
-"""The passes of a backend, dense: slow twins with the same signatures, for tests and for a score's first trials.
+"""The passes of `passes.py`, dense: for tests, and to try a new score on few logits.
 
-R  positives asked about      P  positives of the examples      M  all logits; O(R * M) memory
+R  positives of the ranking      n  logits of one level      M  all logits; O(R M) memory
 """
 
 import torch
 from torch import Tensor
 
-from .targets import Examples, Masses, is_ignored
-from .torch_pairs import SortingSums
+from .passes import Masses, SortingSums
+from .places import is_ignored
+from .targets import Ranking
+from .torch_chunks import masses_of_nothing
 from .torch_step import pairwise_step
 
 
-def count(rows: Tensor, own: Tensor, examples: Examples, delta: float) -> Masses:
-    """See `portable.count`."""
-    by_level = [_relation(rows, level, ignore, delta).sum(1, dtype=torch.float64) for level, ignore in examples.pairs()]
+def count(positives: Tensor, own: Tensor, ranking: Ranking, delta: float) -> Masses:
+    if len(positives) == 0:
+        return masses_of_nothing(positives, ranking)
+    by_level = [
+        _step(positives, level, ignore, delta).sum(1, dtype=torch.float64)
+        for level, ignore in ranking.levels_with_ignores()
+    ]
     every = torch.stack(by_level).sum(0)
-    among = pairwise_step(rows, own, delta).sum(1, dtype=torch.float64)
-    taken_out = _relation(rows, own, examples.masked, delta).sum(1, dtype=torch.float64)
+    true_positives = pairwise_step(positives, own, delta).sum(1, dtype=torch.float64)
+    taken_out = _step(positives, own, ranking.masked, delta).sum(1, dtype=torch.float64)
     poison = 0 * every.sum()
-    return Masses(every - taken_out + poison, among + poison)
+    false_positives = every - taken_out + poison
+    return Masses(false_positives, true_positives + poison, 0 * false_positives.sum())
 
 
-def scatter_to_logits(
-    weights: Tensor, rows: Tensor, examples: Examples, delta: float, out: Tensor, poison: Tensor
-) -> None:
-    """See `portable.scatter_to_logits`."""
-    parts = out.split([level.numel() for level in examples.levels])
-    for (level, ignore), part in zip(examples.pairs(), parts, strict=True):
-        part.copy_(weights @ _relation(rows, level, ignore, delta).double() + poison)
+def scatter(weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor) -> Tensor:
+    flat, parts = ranking.new_gradient()
+    for (level, ignore), part in zip(ranking.levels_with_ignores(), parts, strict=True):
+        part.copy_(weights @ _step(positives, level, ignore, delta).double() + poison)
         if ignore is not None:
             part.masked_fill_(is_ignored(ignore), 0)
+    return flat
 
 
 def sorting_sums(positives: Tensor, quality: Tensor, delta: float) -> SortingSums:
-    """See `pairs.sorting_sums`."""
-    relation = pairwise_step(positives, positives, delta)
+    step = pairwise_step(positives, positives, delta)
     gain = quality - quality[:, None]
-    better = (relation * (gain >= 0)).sum(1)
-    missorted = (relation * (gain < 0)).sum(1)
-    return SortingSums(
-        better, missorted, (relation * (-gain).clamp(min=0)).sum(1), (relation * gain.clamp(min=0)).sum(1)
-    )
+    better = (step * (gain >= 0)).sum(1)
+    missorted = (step * (gain < 0)).sum(1)
+    return SortingSums(better, missorted, (step * (-gain).clamp(min=0)).sum(1), (step * gain.clamp(min=0)).sum(1))
 
 
 def sorting_demotion(spread: Tensor, positives: Tensor, quality: Tensor, delta: float) -> Tensor:
-    """See `pairs.sorting_demotion`."""
     return spread @ (pairwise_step(positives, positives, delta) * (quality < quality[:, None]))
 
 
 def weigh_positives(values: Tensor, positives: Tensor, delta: float) -> Tensor:
-    """See `pairs.weigh_positives`."""
     return (pairwise_step(positives, positives, delta) @ values).double()
 
 
-def _relation(rows: Tensor, logits: Tensor, ignore: Tensor | None, delta: float) -> Tensor:
-    """H (R, n), 0 for what is ignored."""
-    logits = logits.to(rows.dtype)
+def _step(positives: Tensor, logits: Tensor, ignore: Tensor | None, delta: float) -> Tensor:
+    """H (R, n), 0 for an ignored logit."""
+    logits = logits.to(positives.dtype)
     if ignore is not None:
         logits = logits.masked_fill(is_ignored(ignore), 0)
-    relation = pairwise_step(rows, logits, delta)
-    return relation if ignore is None else relation.masked_fill(is_ignored(ignore), 0)
+    step = pairwise_step(positives, logits, delta)
+    return step if ignore is None else step.masked_fill(is_ignored(ignore), 0)

@@ -1,36 +1,24 @@
 """The algebra of the losses between count and scatter: everything here has the size of the positives.
 
-    P  positives      l  errors (P,)      w  what a positive spreads over what outranks it (P,)
+    P  positives of the ranking, those of all its processes      l  errors (P,)      w  weights (P,) for the scatter
 
-A loss is a score: it turns what the count found into errors, and errors into weights for the scatter. Which code counts
-is none of its business.
+A loss is a score: it turns the sums of the count into errors, and the errors into weights for the scatter. It does not
+know which backend counts.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .torch_pairs import SortingSums
+from .passes import PairPasses, SortingSums
 from .torch_step import MASS_FLOOR, self_pair
-
-
-class PairPasses(Protocol):
-    """Passes over the positive-by-positive pairs, which some scores ask for."""
-
-    def weigh_positives(self, values: Tensor, positives: Tensor, delta: float) -> Tensor:
-        """Sum over the positives j of H(s_j - s_i) values_j, (P,) float64."""
-        ...
-
-    def sorting_sums(self, positives: Tensor, quality: Tensor, delta: float) -> SortingSums:
-        """The sums behind equations 7 and 8, (P,) each."""
-        ...
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a score has to work with, one entry for each positive; H counts a tie as 1/2, for a hard step as 1."""
+    """The input of a score, one entry for each positive; H counts a tie as 1/2, for a hard step as 1."""
 
     false_positives: Tensor  # (P,) float64, N_FP(i): sum of H(s_j - s_i) over the negatives j
     true_positives: Tensor  # (P,) float64, the same over the positives j, with the self pair: rank+ of the paper
@@ -41,7 +29,7 @@ class Counts:
 
     @property
     def self_pair(self) -> float:
-        """What each positive has added to its own `true_positives`: H(0)."""
+        """H(0), which each positive adds to its own `true_positives`."""
         return self_pair(self.delta)
 
     def weigh(self, values: Tensor) -> Tensor:
@@ -56,9 +44,9 @@ class Counts:
 class Update(NamedTuple):
     """One part of a loss and its Identity Update, (P,) float64 each and not yet divided by P."""
 
-    error: Tensor  # what is reported: the part's value is its mean
-    promotion: Tensor  # what pushes i itself up
-    negative_weight: Tensor | None  # what i adds to the gradient of a negative j, before H(s_j - s_i)
+    error: Tensor  # its mean is the value of the part
+    promotion: Tensor  # i itself gets the gradient -promotion_i
+    negative_weight: Tensor | None  # i adds it, times H(s_j - s_i), to the gradient of a negative j
     positive_weight: Tensor | None = None  # the same for a positive j of lesser quality
 
 
@@ -66,8 +54,8 @@ def spread_error(error: Tensor, counts: Counts, floor: float = MASS_FLOOR, *, re
     """The Identity Update of section 3.2 (Eq. 5): each positive's error (P,) is spread over the negatives above it.
 
     Negative j gets l(i) H(s_j - s_i) / N_FP(i) from positive i, and i gets -l(i), so that all gradients sum to 0.
-    Where N_FP is not above `floor` there is nobody to spread over, and no update. `reported` is the error that the
-    value shows, where it is another one.
+    Where N_FP is not above `floor`, there is no negative to receive the error, and no update. `reported` is the error
+    that the value shows, where it differs.
     """
     outranked = counts.false_positives > floor
     zero = torch.zeros_like(error)
@@ -83,8 +71,8 @@ def ranking_error(counts: Counts) -> Tensor:
 def rank_sort_updates(counts: Counts) -> tuple[Update, Update]:
     """Ranking and sorting part of the Rank & Sort loss, equations 7, 8 and 10.
 
-    The sorting error is l_S - l_S* over one denominator. With C the mass of those rightly above i and D that of the
-    missorted, both differences of means reduce to distances in quality from i:
+    The sorting error is l_S - l_S* over one denominator. With C the mass rightly above i and D the missorted mass, both
+    differences of means reduce to distances in quality from i:
 
         S = (deficit * C + surplus * D) / (C * (C + D))
 
@@ -112,7 +100,7 @@ def average_precision_updates(counts: Counts) -> tuple[Update]:
     true_positives = counts.true_positives + (1 - counts.self_pair)
     error = counts.false_positives / (true_positives + counts.false_positives)
     order = counts.logits.argsort()
-    # from a recall of 0, where precision is 0; torch cannot trace a cummin over what may be nothing
+    # starts at recall 0, with error 1: torch cannot trace a cummin over a tensor that may be empty
     ascending = torch.cat([error.new_ones(1), error[order]])
     interpolated = torch.empty_like(error).scatter_(0, order, ascending.cummin(0).values[1:])
     return (spread_error(interpolated, counts),)

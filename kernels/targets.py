@@ -1,31 +1,29 @@
-"""From what a caller has (tensors, pyramid levels, dense labels, indices) to the one form that the backends take.
+"""From the caller's logits and targets (tensors, pyramid levels, dense labels, indices) to a `Ranking`.
 
-    L  levels: tensors that form one ranking        M  logits of all levels together
-    P  positives
+    M  logits of all levels together      n  logits of one level      P  positives
 
-Both forms of targets end as an `Examples`: flat levels, the positives' index and quality, and per level something that
-says which logits are ignored. Nothing of size M is copied unless a level is not contiguous.
+A ranking has flat levels, the positives' index and quality, and per level a tensor that shows which logits are
+ignored. Nothing of size M is copied unless a level is not contiguous.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .places import rare_places
+from .places import gather_levels, level_offsets, rare_places
 
 
 @dataclass(frozen=True)
 class SparseTargets:
-    """The positives of a ranking by their place; every other logit is a negative unless `ignore` says otherwise.
+    """The positives of a ranking by their index; every other logit is a negative unless it is ignored.
 
-    The natural form for a detector, which knows the few anchors that it assigned. A positive whose quality is exactly 0
-    stays a positive, which dense targets cannot say.
+    The natural form for a detector, which assigns few of its candidates. A positive whose quality is exactly 0 stays a
+    positive, which dense targets cannot express.
     """
 
-    index: Tensor  # (P,) int64, distinct places in the concatenation of the raveled levels
+    index: Tensor  # (P,) int64, distinct positions in the concatenation of the raveled levels
     quality: Tensor  # (P,) localisation quality (IoU, Dice) in [0, 1]
     ignore: Tensor | Sequence[Tensor] | None = None  # bool, the shape(s) of the logits; a positive is never ignored
 
@@ -34,30 +32,29 @@ Targets = Tensor | Sequence[Tensor] | SparseTargets
 
 
 @dataclass(frozen=True)
-class Examples:
-    """One ranking in the form that every backend takes."""
+class Ranking:
+    """The logits and positives of one loss call, in the form that every backend takes."""
 
-    levels: list[Tensor]  # each (n,) float, contiguous
+    levels: list[Tensor]  # (n,) each, float, contiguous
     index: Tensor  # (P,) int64 into the concatenation of the levels
     quality: Tensor  # (P,) float
-    ignores: list[Tensor | None]  # each (n,): bool (True: ignored), or dense labels (negative: ignored), or nothing
+    ignores: list[Tensor | None]  # (n,) each: bool (True: ignored), or dense labels (negative: ignored), or nothing
     masked: Tensor | None = None  # (P,) bool: positives that `ignores` covers; they stay positives all the same
 
-    def pairs(self) -> list[tuple[Tensor, Tensor | None]]:
-        """Each level's logits with what says which of them are ignored."""
+    @property
+    def computing_dtype(self) -> torch.dtype:
+        """The dtype of all computation: float64 stays, every other dtype is widened to float32."""
+        return torch.float64 if self.levels[0].dtype == torch.float64 else torch.float32
+
+    def levels_with_ignores(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Each level's logits with its entry of `ignores`."""
         return list(zip(self.levels, self.ignores, strict=True))
 
-
-class Masses(NamedTuple):
-    """What outranks each of the positives that are asked about, (R,) float64, all terms >= 0."""
-
-    false_positives: Tensor  # sum of H(s_j - s_i) over the negatives j
-    true_positives: Tensor  # the same over the positives, the self pair with H(0)
-
-
-def is_ignored(ignore: Tensor) -> Tensor:
-    """The bool mask behind one of `Examples.ignores`, or behind a slice of it."""
-    return ignore if ignore.dtype == torch.bool else ignore < 0
+    def new_gradient(self) -> tuple[Tensor, list[Tensor]]:
+        """An unwritten gradient (M,) of the logits' dtype, and the part (n,) of it that belongs to each level."""
+        sizes = [level.numel() for level in self.levels]
+        flat = self.levels[0].new_empty(sum(sizes))
+        return flat, list(flat.split(sizes))
 
 
 def as_levels(logits: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -78,22 +75,22 @@ def as_levels(logits: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return levels
 
 
-def flatten_examples(levels: list[Tensor], targets: Targets) -> Examples:
-    """`levels` (checked) and their `targets` as `Examples`; dense targets cost one host sync, to learn P."""
+def build_ranking(levels: list[Tensor], targets: Targets) -> Ranking:
+    """The ranking of `levels` (checked) and their `targets`; dense targets cost one host sync, to learn P."""
     flat = [level.detach().reshape(-1) for level in levels]
     if isinstance(targets, SparseTargets):
         return _from_sparse(flat, levels, targets)
     labels = _matching(levels, [targets] if isinstance(targets, Tensor) else list(targets), "targets")
     labels = [label.detach().reshape(-1) for label in labels]
-    # a NaN quality has to be seen, or it would drop out in silence
+    # a NaN is kept: dropped here, a wrong quality would pass unnoticed
     places = [rare_places(label, lambda block: block <= 0) for label in labels]
     quality = torch.cat([label[place] for label, place in zip(labels, places, strict=True)])
-    offsets = _offsets(flat)
+    offsets = level_offsets(flat)
     index = torch.cat([place + offset for place, offset in zip(places, offsets, strict=True)])
     if not quality.is_floating_point():
         quality = quality.float()
     _check_quality(quality, "targets")
-    return Examples(flat, index, quality, [label if _may_ignore(label) else None for label in labels])
+    return Ranking(flat, index, quality, [label if _may_ignore(label) else None for label in labels])
 
 
 def targets_to(targets: Targets, device: torch.device | str) -> Targets:
@@ -108,25 +105,8 @@ def targets_to(targets: Targets, device: torch.device | str) -> Targets:
     return SparseTargets(targets.index.to(device), targets.quality.to(device), ignore)
 
 
-def gather_levels(levels: Sequence[Tensor], index: Tensor) -> Tensor:
-    """The values at `index` (P,) of the concatenation of the raveled `levels`, without making it or a host sync.
-
-    What `SparseTargets.index` points to: the scores of the positives, for instance, to weight their box losses by.
-    """
-    levels = [level.reshape(-1) for level in levels]
-    if len(levels) == 1:
-        return levels[0][index]
-    values = levels[0].new_zeros(index.shape)
-    for level, offset in zip(levels, _offsets(levels), strict=True):
-        if level.numel():
-            local = index - offset
-            inside = (local >= 0) & (local < level.numel())
-            values = torch.where(inside, level[local.clamp(0, level.numel() - 1)], values)
-    return values
-
-
 def _may_ignore(labels: Tensor) -> bool:
-    """Whether dense labels (n,) may have an ignored one; only on a CPU is it worth a look."""
+    """Whether dense labels (n,) may have an ignored one: known on a CPU; a GPU would have to be waited for."""
     if labels.dtype == torch.bool:
         return False
     if torch.compiler.is_compiling():
@@ -134,7 +114,7 @@ def _may_ignore(labels: Tensor) -> bool:
     return labels.device.type != "cpu" or not len(labels) or not bool(labels.amin() >= 0)
 
 
-def _from_sparse(flat: list[Tensor], levels: list[Tensor], targets: SparseTargets) -> Examples:
+def _from_sparse(flat: list[Tensor], levels: list[Tensor], targets: SparseTargets) -> Ranking:
     index, quality, ignore = targets.index, targets.quality, targets.ignore
     size = sum(level.numel() for level in flat)
     for name, tensor in (("index", index), ("quality", quality)):
@@ -149,24 +129,24 @@ def _from_sparse(flat: list[Tensor], levels: list[Tensor], targets: SparseTarget
     for name, tensor in (("index", index), ("quality", quality)):
         if tensor.device != flat[0].device:
             raise ValueError(f"targets.{name}: on {tensor.device}, but the logits are on {flat[0].device}")
-    if _may_look(index) and len(index):
+    if _may_read(index) and len(index):
         ordered = index.sort().values
         if ordered[0] < 0 or ordered[-1] >= size:
             wrong = int(ordered[0] if ordered[0] < 0 else ordered[-1])
             raise ValueError(f"targets.index: {wrong} is outside the {size} logits")
         repeated = (ordered[1:] == ordered[:-1]).nonzero()
         if len(repeated):
-            raise ValueError(f"targets.index: {int(ordered[repeated[0]])} is there more than once")
+            raise ValueError(f"targets.index: {int(ordered[repeated[0]])} occurs more than once")
     quality = quality.detach()
     _check_quality(quality, "targets.quality")
     if ignore is None:
-        return Examples(flat, index, quality, [None] * len(flat))
+        return Ranking(flat, index, quality, [None] * len(flat))
     masks = _matching(levels, [ignore] if isinstance(ignore, Tensor) else list(ignore), "targets.ignore")
     for mask in masks:
         if mask.dtype != torch.bool:
             raise ValueError(f"targets.ignore: expected bool, got {mask.dtype}")
     flat_masks = [mask.reshape(-1) for mask in masks]
-    return Examples(flat, index, quality, list(flat_masks), gather_levels(flat_masks, index))
+    return Ranking(flat, index, quality, list(flat_masks), gather_levels(flat_masks, index))
 
 
 def _matching(levels: list[Tensor], tensors: list[Tensor], name: str) -> list[Tensor]:
@@ -183,21 +163,14 @@ def _matching(levels: list[Tensor], tensors: list[Tensor], name: str) -> list[Te
     return tensors
 
 
-def _offsets(levels: list[Tensor]) -> list[int]:
-    offsets = [0]
-    for level in levels[:-1]:
-        offsets.append(offsets[-1] + level.numel())
-    return offsets
-
-
-def _may_look(tensor: Tensor) -> bool:
-    """Whether values are checked: on an accelerator a look costs a host sync, in a compiled graph a break."""
+def _may_read(tensor: Tensor) -> bool:
+    """Whether values are checked: on an accelerator that costs a host sync, in a compiled graph a graph break."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _check_quality(quality: Tensor, name: str) -> None:
-    # The loss itself stays defined for any finite quality. The margin lets the rounding of an IoU pass.
-    if _may_look(quality) and len(quality):
+    # The loss is defined for any finite quality. The margin allows for the rounding of an IoU.
+    if _may_read(quality) and len(quality):
         low, high = (float(bound) for bound in quality.aminmax())
         if low < 0 or high > 1 + 1e-3:
             raise ValueError(f"{name}: a quality of {low if low < 0 else high:g} is outside [0, 1]")

@@ -1,8 +1,8 @@
-"""The logits of a ranking in pieces that fit a cache, without those that no positive can see.
+"""The logits of a ranking in pieces that fit a cache, without those that are too low for any positive.
 
-    P  positives      M  all logits      n  logits of one chunk
+    R  positives of the ranking      M  all logits      n  logits of one chunk
 
-Whatever passes over the logits in torch operators passes over them here.
+Every torch pass over the logits goes through these chunks.
 """
 
 import math
@@ -12,31 +12,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .places import rare_places
-from .targets import is_ignored
-from .torch_step import squash_infinities
+from .passes import Masses
+from .places import is_ignored, rare_places
+from .targets import Ranking
+from .torch_step import replace_infinities
 
-Levels = list[tuple[Tensor, Tensor | None]]  # the logits of each level, and what says which of them are ignored
+Levels = list[tuple[Tensor, Tensor | None]]  # as `Ranking.levels_with_ignores` returns them
 
 # Small enough for a chunk and its scratch to stay in cache, large enough to hide an operator's launch.
 CHUNK = 1 << 18
-# Below this share of logits that any positive can see, it pays to pick them out of their chunk first.
+# Below this share of visible logits, it pays to pick them out of their chunk first.
 SPARSE_SHARE = 0.1
-# One logit in so many tells the share well enough.
+# The share is estimated from one logit in so many.
 SAMPLE_STEP = 16
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some logits that a positive may see, finite or infinite, and where their results belong."""
+    """Visible logits, finite or infinite, and the positions of their results."""
 
-    logits: Tensor  # (n,) in the computing dtype; may be the caller's own memory, so read it only
-    places: Tensor | None  # (n,) int64, where in `part` they belong; None: all of it, in order
+    logits: Tensor  # (n,) in the computing dtype; may share the caller's memory, so never write to it
+    places: Tensor | None  # (n,) int64, their positions in `part`; None: all of it, in order
     part: Tensor | None  # this chunk's part of the output
-    highest: float | None = None  # the largest logit, NaN if there is one; None: nobody has looked
+    highest: float | None = None  # the largest logit, NaN if there is one; None: not known
 
     def write(self, values: Tensor) -> None:
-        """Stores one value (n,) for each of the logits; those left out have got their 0."""
+        """Stores one value (n,) for each of the logits; the others of the chunk have got their 0 before."""
         assert self.part is not None, "these chunks are for reading"
         if self.places is None:
             self.part.copy_(values)
@@ -46,11 +47,6 @@ class Chunk:
     def is_nan(self) -> bool:
         """Whether a logit is NaN."""
         return math.isnan(self.logits.amax() if self.highest is None else self.highest)
-
-
-def computing_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What logits of `dtype` are computed in: float64 stays, everything else is widened to float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def counted_chunks(levels: Levels, out: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
@@ -67,22 +63,22 @@ def counted_chunks(levels: Levels, out: Tensor | None = None) -> Iterator[tuple[
 def visible_chunks(
     levels: Levels, positives: Tensor, delta: float, out: Tensor | None = None, *, effort: float = 1.0
 ) -> Iterator[Chunk]:
-    """The logits with H > 0 for one of the `positives` (P,), and maybe more; a NaN is always among them.
+    """The logits with H > 0 for one of the `positives` (R,), and maybe more; a NaN is always among them.
 
-    `effort` is the work on each logit, in that of the tables: the less, the rarer is picking them out worth it.
-    Where a positive is infinite, all logits are squashed as `squash_infinities` does it to the positives. With `out`
-    (M,), whatever is left out gets 0.
+    `effort` is the work per logit, relative to that of the tables: the smaller it is, the less often it pays to pick
+    logits out. Where a positive is infinite, the logits are changed by `replace_infinities`, as the positives are. With
+    `out` (M,), the result of a logit that is left out is set to 0.
     """
-    squashed = bool(positives.isinf().any())
-    finite = squash_infinities(positives, positives, delta)
-    # twice delta, and some more: the exact border is for the arithmetic behind, which must not be cut short by rounding
+    infinite = bool(positives.isinf().any())
+    finite = replace_infinities(positives, positives, delta)
+    # Slightly wider than needed. The exact cut-off is applied later, so rounding cannot drop a logit.
     lowest = float(finite.min())
     reach = lowest - 2 * delta - 1e-6 * abs(lowest)
     for logits, ignored, part in counted_chunks(levels, out):
-        logits = squash_infinities(logits, positives, delta) if squashed else logits.to(positives.dtype)
+        logits = replace_infinities(logits, positives, delta) if infinite else logits.to(positives.dtype)
         if ignored is not None:
             logits = logits.masked_fill(ignored, -torch.inf)
-        if logits.device.type != "cpu":  # every look below would be a host sync
+        if logits.device.type != "cpu":  # to read a value below would be a host sync
             yield Chunk(logits, None, part)
             continue
         highest = float(logits.amax())  # NaN if there is one
@@ -98,10 +94,11 @@ def visible_chunks(
             yield Chunk(logits[places], places, part, highest)
 
 
-def any_nan(levels: Levels) -> Tensor:
-    """() bool, whether a logit that is not ignored is NaN."""
-    found = torch.zeros((), dtype=torch.bool, device=levels[0][0].device)
-    for logits, ignored, _ in counted_chunks(levels):
+def masses_of_nothing(positives: Tensor, ranking: Ranking) -> Masses:
+    """The masses of no `positives` (0,): only the poison is to be found."""
+    found = torch.zeros((), dtype=torch.bool, device=positives.device)
+    for logits, ignored, _ in counted_chunks(ranking.levels_with_ignores()):
         nan = logits.isnan()
         found |= (nan if ignored is None else nan & ~ignored).any()
-    return found
+    none = positives.new_zeros(0, dtype=torch.float64)
+    return Masses(none, none, torch.where(found, torch.nan, 0.0).double())

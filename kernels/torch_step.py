@@ -1,14 +1,12 @@
-"""H, the smoothed step between two logits, and where it bends: once, for every torch file of this folder.
+"""H, the smoothed step between two logits, in torch operators. `triton_step.py` is the same for Triton.
 
-    s  logits        x = s_j - s_i        delta  half-width of the smoothing, in logits
-
-Triton's twin of `step` is in `tiles.py`.
+s  logits      x = s_j - s_i      delta  half-width of the smoothing, in logits
 """
 
 import torch
 from torch import Tensor
 
-# An error that nothing outranks has nobody to be spread over: below this mass it makes no update (published code).
+# No update where a positive has (almost) no mass above it: its error cannot be distributed (published code).
 MASS_FLOOR = 1e-10
 
 
@@ -20,7 +18,7 @@ def step(difference: Tensor, delta: float) -> Tensor:
 
 
 def self_pair(delta: float) -> float:
-    """H(0): what a positive adds to its own rank."""
+    """H(0), which a positive adds to its own rank."""
     return 0.5 if delta > 0 else 1.0
 
 
@@ -31,20 +29,20 @@ def pairwise_step(lower: Tensor, upper: Tensor, delta: float) -> Tensor:
     return step(difference.masked_fill_(tie, 0), delta)
 
 
-def squash_infinities(logits: Tensor, positives: Tensor, delta: float) -> Tensor:
+def replace_infinities(logits: Tensor, positives: Tensor, delta: float) -> Tensor:
     """The logits in the dtype of `positives`, finite, and with the same H against every one of them.
 
-    Finite logits further than 2 delta from every finite positive are as good as at that distance, which leaves room
-    outside for the infinite ones. Needed where an infinite positive makes kinks whose distance is undefined; without
-    one, nothing changes but the dtype.
+    A finite logit more than 2 delta away from every finite positive may be moved closer without a change of H. This
+    leaves room outside for the infinite ones. Without an infinite positive only the dtype changes: the kinks of finite
+    positives have defined distances.
     """
     logits = logits.to(positives.dtype)
     if not positives.isinf().any():
         return logits
     finite = positives[positives.isfinite()]
     low, high = (finite.min(), finite.max()) if len(finite) else (positives.new_zeros(()), positives.new_zeros(()))
-    # relative as well as absolute, so that the room survives the rounding of large logits
+    # relative as well as absolute: the room must survive the rounding of large logits
     room = (low.abs() + high.abs()) * 1e-3 + max(2 * delta, 1.0)
-    squashed = logits.clamp(low - room, high + room)
-    squashed = torch.where(logits == torch.inf, high + 3 * room, squashed)
-    return torch.where(logits == -torch.inf, low - 3 * room, squashed)
+    moved = logits.clamp(low - room, high + room)
+    moved = torch.where(logits == torch.inf, high + 3 * room, moved)
+    return torch.where(logits == -torch.inf, low - 3 * room, moved)

@@ -1,11 +1,12 @@
-"""From rows to the intervals between their kinks (Triton): one sort of the rows, and one kernel.
+"""From positives to their sorted kinks (Triton): one sort of the positives, and one kernel.
 
-    R  rows: the positives that are asked about, ascending      K  kinks: 2 R, or R for a hard step
-    s_i  a row's logit      d  delta      b_0 <= ... <= b_{K-1}  kinks: s_i - d and s_i + d, in float64
-    t_k  threshold: the least float32 that is not below b_k      G  cells of a uniform grid over the kinks
+    R  positives of the ranking, ascending      K  kinks: 2 R, or R for a hard step      G  cells of the grid
+    s_i  logit of positive i      d  delta      b_0 <= ... <= b_{K-1}  kinks: s_i - d and s_i + d, in float64
+    t_k  threshold: the least float32 that is not below b_k
 
-Only the R rows are sorted, in float32. The lower kinks are ascending then, and so are the upper ones, and two ascending
-lists are merged by counting in the other one. Nothing makes the host wait: sizes are R and K, never values.
+Only the R positives are sorted, in float32. Then the lower kinks are ascending, and so are the upper ones. A kink's
+position in the merged list is its own index plus the number of smaller kinks in the other list. Nothing makes the host
+wait: sizes are R and K, never values.
 """
 
 from typing import Any
@@ -15,23 +16,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_kinks import INTERPRETED, Intervals, cell_of
-from .triton_step import LARGEST, launch_context
+from .triton_kinks import Kinks, cell_of
+from .triton_step import INTERPRETED, LARGEST, launch_context
 
-# Eight cells for a kink leave most cells without any, so that a look-up ends most searches. 2^15 cells of 4 bytes stay
-# in the first-level cache of a big GPU, beside the thresholds of a few thousand rows.
+# With eight cells for a kink most cells have none, and one look-up ends most searches. 2^15 cells of 4 bytes stay in
+# the first-level cache of a big GPU, beside the thresholds of a few thousand positives.
 CELLS_PER_KINK = 8
 LEAST_CELLS, MOST_CELLS = 1 << 8, 1 << 15
-# Kinks closer together than that get one cell: their float32 scale would overflow.
+# Kinks closer together than this share one cell: their float32 scale would overflow.
 LEAST_SPAN = tl.constexpr(1e-30)
-# Numbers of size 1 that differ by less may be one float64.
+# Numbers near 1 that differ by less may be the same float64.
 FLOAT64_STEP = tl.constexpr(2.0**-52)
-# One or two elements a thread and one warp a program: each element is a chain of dependent loads, so spread them over
-# the GPU and let none wait for another warp. The interpreter pays per operation instead, whatever the tile.
+# One or two elements a thread and one warp a program: each element is a chain of dependent loads, so they are spread
+# over the GPU and wait for no other warp. The interpreter pays per operation instead, whatever the tile.
 BLOCK = 4096 if INTERPRETED else 64
 WARPS = 1
 
-# Which kinks, or rows, come before a bound.
+# The rule by which a kink, or a positive, comes before a bound.
 BELOW = tl.constexpr(0)
 AT_OR_BELOW = tl.constexpr(1)
 IN_EARLIER_CELLS = tl.constexpr(2)
@@ -47,21 +48,21 @@ def round_up(position):
 
 
 @triton.jit
-def load_kinks(rows_ptr, places, inside, delta, minus, plus, SIDE: tl.constexpr):
-    """s_i + SIDE delta in float64; a NaN, which the caller has to find by itself, is taken for an infinity.
+def load_kinks(positives_ptr, places, inside, delta, minus, plus, SIDE: tl.constexpr):
+    """s_i + SIDE delta in float64; a NaN becomes an infinity, so the caller must find it in another way.
 
-    Where a row is so large that float64 would lose delta, its kinks are the nearest that differ from it.
+    Where a positive is so large that float64 would lose delta, its kinks are the nearest numbers that differ from it.
     """
-    rows = tl.load(rows_ptr + places, mask=inside, other=0.0)
-    rows = tl.where(rows < LARGEST, tl.where(rows <= -LARGEST, minus, rows), plus).to(tl.float64)
-    return rows + SIDE * tl.maximum(tl.abs(rows) * FLOAT64_STEP, delta)
+    logits = tl.load(positives_ptr + places, mask=inside, other=0.0)
+    logits = tl.where(logits < LARGEST, tl.where(logits <= -LARGEST, minus, logits), plus).to(tl.float64)
+    return logits + SIDE * tl.maximum(tl.abs(logits) * FLOAT64_STEP, delta)
 
 
 @triton.jit
 def kinks_before(
     bound,  # (BLOCK,) float64, or int32 IN_EARLIER_CELLS
-    rows_ptr,
-    count,
+    positives_ptr,
+    positives_size,
     delta,
     minus,
     plus,
@@ -74,11 +75,11 @@ def kinks_before(
 ):
     """How many of the kinks s_i + SIDE delta, ascending, come before each bound, by bisection."""
     low = tl.zeros(bound.shape, tl.int32)
-    high = low + count
+    high = low + positives_size
     while tl.max(high - low, 0) != 0:
         middle = (low + high) >> 1
         searching = low < high
-        kinks = load_kinks(rows_ptr, middle, searching, delta, minus, plus, SIDE)
+        kinks = load_kinks(positives_ptr, middle, searching, delta, minus, plus, SIDE)
         if RULE == 0:
             before = kinks < bound
         elif RULE == 1:
@@ -91,28 +92,28 @@ def kinks_before(
 
 
 @triton.jit
-def rows_before(bound, rows_ptr, count, RULE: tl.constexpr):
-    """How many rows are before `bound`, a scalar by bisection; NaN rows are last."""
+def positives_before(bound, positives_ptr, positives_size, RULE: tl.constexpr):
+    """How many positives come before `bound`, a scalar, by bisection; NaN are last."""
     low = tl.zeros((), tl.int32)
-    high = low + count
-    # the common answers, none at minus infinity and all below infinity, need no search
+    high = low + positives_size
+    # the usual answers, none at minus infinity and all below infinity, need no search
     if RULE == 1:
-        high = tl.where(tl.load(rows_ptr) <= bound, high, low)
+        high = tl.where(tl.load(positives_ptr) <= bound, high, low)
     else:
-        low = tl.where(tl.load(rows_ptr + count - 1) < bound, high, low)
+        low = tl.where(tl.load(positives_ptr + positives_size - 1) < bound, high, low)
     while low < high:
         middle = (low + high) >> 1
-        row = tl.load(rows_ptr + middle)
-        before = (row < bound) | ((row == bound) & (RULE == 1))
+        positive = tl.load(positives_ptr + middle)
+        before = (positive < bound) | ((positive == bound) & (RULE == 1))
         low = tl.where(before, middle + 1, low)
         high = tl.where(before, high, middle)
     return low
 
 
 @triton.jit
-def intervals_kernel(
-    rows_ptr,  # (R,) float32, ascending, NaN last
-    count,  # R
+def kinks_kernel(
+    positives_ptr,  # (R,) float32, ascending, NaN last
+    positives_size,  # R
     delta: tl.float64,  # type: ignore  # 0 for a hard step; without a type it would be passed in float32
     room,  # max(2 delta, 1)
     position_ptr,  # (K,) float64
@@ -120,41 +121,45 @@ def intervals_kernel(
     place_ptr,  # (2, R) int32
     owner_ptr,  # (K,) int32
     cells_ptr,  # (CELLS + 2,) int32
-    frame_ptr,  # (8,) float32
+    bounds_ptr,  # (8,) float32
     HARD: tl.constexpr,
     CELLS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A program writes the kinks of a block of rows and a block of the grid; each works out the frame for itself."""
-    smallest = rows_before(-LARGEST, rows_ptr, count, AT_OR_BELOW)
-    largest = rows_before(LARGEST, rows_ptr, count, BELOW) - 1
+    """A program writes the kinks of a block of positives and a block of the grid; each computes all search bounds."""
+    smallest = positives_before(-LARGEST, positives_ptr, positives_size, AT_OR_BELOW)
+    largest = positives_before(LARGEST, positives_ptr, positives_size, BELOW) - 1
     some = smallest <= largest
-    low = tl.load(rows_ptr + smallest, mask=some, other=0.0)
-    high = tl.load(rows_ptr + largest, mask=some, other=0.0)
-    # relative as well as absolute, so that the room survives the rounding of large logits
+    low = tl.load(positives_ptr + smallest, mask=some, other=0.0)
+    high = tl.load(positives_ptr + largest, mask=some, other=0.0)
+    # relative as well as absolute: the room must survive the rounding of large logits
     room = (tl.abs(low) + tl.abs(high)) * 1e-3 + room
     lowest, highest, minus, plus = low - room, high + room, low - 3 * room, high + 3 * room
     LOWER: tl.constexpr = 0 if HARD else -1  # type: ignore
     UPPER: tl.constexpr = 0 if HARD else 1  # type: ignore
-    first = round_up(load_kinks(rows_ptr, 0, True, delta, minus, plus, LOWER))
-    last = round_up(load_kinks(rows_ptr, count - 1, True, delta, minus, plus, UPPER))
+    first = round_up(load_kinks(positives_ptr, 0, True, delta, minus, plus, LOWER))
+    last = round_up(load_kinks(positives_ptr, positives_size - 1, True, delta, minus, plus, UPPER))
     span = last - first
     scale = tl.where(span > LEAST_SPAN, CELLS / tl.where(span > LEAST_SPAN, span, 1.0), 0.0)
 
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = index < count
-    lower = load_kinks(rows_ptr, index, inside, delta, minus, plus, LOWER)
-    upper = load_kinks(rows_ptr, index, inside, delta, minus, plus, UPPER)
+    inside = index < positives_size
+    lower = load_kinks(positives_ptr, index, inside, delta, minus, plus, LOWER)
+    upper = load_kinks(positives_ptr, index, inside, delta, minus, plus, UPPER)
     lower_place, upper_place = index, index
-    cells = kinks_before(index, rows_ptr, count, delta, minus, plus, first, last, scale, LOWER, IN_EARLIER_CELLS, CELLS)
+    cells = kinks_before(
+        index, positives_ptr, positives_size, delta, minus, plus, first, last, scale, LOWER, IN_EARLIER_CELLS, CELLS
+    )
     if not HARD:
         # where kinks are equal, the lower ones come first
-        lower_place += kinks_before(lower, rows_ptr, count, delta, minus, plus, first, last, scale, UPPER, BELOW, CELLS)
+        lower_place += kinks_before(
+            lower, positives_ptr, positives_size, delta, minus, plus, first, last, scale, UPPER, BELOW, CELLS
+        )
         upper_place += kinks_before(
-            upper, rows_ptr, count, delta, minus, plus, first, last, scale, LOWER, AT_OR_BELOW, CELLS
+            upper, positives_ptr, positives_size, delta, minus, plus, first, last, scale, LOWER, AT_OR_BELOW, CELLS
         )
         cells += kinks_before(
-            index, rows_ptr, count, delta, minus, plus, first, last, scale, UPPER, IN_EARLIER_CELLS, CELLS
+            index, positives_ptr, positives_size, delta, minus, plus, first, last, scale, UPPER, IN_EARLIER_CELLS, CELLS
         )
         tl.store(position_ptr + upper_place, upper, mask=inside)
         tl.store(threshold_ptr + upper_place, round_up(upper), mask=inside)
@@ -163,42 +168,42 @@ def intervals_kernel(
     tl.store(threshold_ptr + lower_place, round_up(lower), mask=inside)
     tl.store(owner_ptr + lower_place, index, mask=inside)
     tl.store(place_ptr + index, lower_place, mask=inside)
-    tl.store(place_ptr + count + index, upper_place, mask=inside)
+    tl.store(place_ptr + positives_size + index, upper_place, mask=inside)
     tl.store(cells_ptr + index, cells, mask=index < CELLS + 2)
     if tl.program_id(0) == 0:
-        # where a row is minus infinity, it sees every logit
-        tl.store(frame_ptr, tl.where(smallest > 0, float("-inf"), first))
-        tl.store(frame_ptr + 1, first)
-        tl.store(frame_ptr + 2, last)
-        tl.store(frame_ptr + 3, scale)
-        tl.store(frame_ptr + 4, lowest)
-        tl.store(frame_ptr + 5, highest)
-        tl.store(frame_ptr + 6, minus)
-        tl.store(frame_ptr + 7, plus)
+        # for a positive at minus infinity no logit is too low
+        tl.store(bounds_ptr, tl.where(smallest > 0, float("-inf"), first))
+        tl.store(bounds_ptr + 1, first)
+        tl.store(bounds_ptr + 2, last)
+        tl.store(bounds_ptr + 3, scale)
+        tl.store(bounds_ptr + 4, lowest)
+        tl.store(bounds_ptr + 5, highest)
+        tl.store(bounds_ptr + 6, minus)
+        tl.store(bounds_ptr + 7, plus)
 
 
-def build_intervals(rows: Tensor, delta: float) -> Intervals:
-    """The intervals of `rows` (R,) float32, R > 0, in any order; infinities and NaN are legal."""
-    ascending, order = rows.sort()
-    count = len(rows)
-    kinks = count if delta == 0 else 2 * count
+def build_kinks(positives: Tensor, delta: float) -> Kinks:
+    """The kinks of `positives` (R,) float32, R > 0, in any order; infinities and NaN are legal."""
+    ascending, order = positives.sort()
+    size = len(positives)
+    kinks = size if delta == 0 else 2 * size
     cells = min(max(1 << (CELLS_PER_KINK * kinks - 1).bit_length(), LEAST_CELLS), MOST_CELLS)
-    found = Intervals(
+    found = Kinks(
         delta,
         order,
         ascending,
-        position=torch.empty(kinks, dtype=torch.float64, device=rows.device),
-        threshold=torch.empty(kinks, dtype=torch.float32, device=rows.device),
-        place=torch.empty((2, count), dtype=torch.int32, device=rows.device),
-        owner=torch.empty(kinks, dtype=torch.int32, device=rows.device),
-        cells=torch.empty(cells + 2, dtype=torch.int32, device=rows.device),
-        frame=torch.empty(8, dtype=torch.float32, device=rows.device),
+        position=torch.empty(kinks, dtype=torch.float64, device=positives.device),
+        threshold=torch.empty(kinks, dtype=torch.float32, device=positives.device),
+        place=torch.empty((2, size), dtype=torch.int32, device=positives.device),
+        owner=torch.empty(kinks, dtype=torch.int32, device=positives.device),
+        cells=torch.empty(cells + 2, dtype=torch.int32, device=positives.device),
+        bounds=torch.empty(8, dtype=torch.float32, device=positives.device),
     )
     constants: dict[str, Any] = {"HARD": delta == 0, "CELLS": cells, "BLOCK": BLOCK, "num_warps": WARPS}
-    with launch_context(rows):
-        intervals_kernel[(triton.cdiv(max(count, cells + 2), BLOCK),)](
+    with launch_context(positives):
+        kinks_kernel[(triton.cdiv(max(size, cells + 2), BLOCK),)](
             ascending,
-            count,
+            size,
             float(delta),
             max(2.0 * delta, 1.0),
             found.position,
@@ -206,7 +211,7 @@ def build_intervals(rows: Tensor, delta: float) -> Intervals:
             found.place,
             found.owner,
             found.cells,
-            found.frame,
+            found.bounds,
             **constants,
         )
     return found

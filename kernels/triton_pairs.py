@@ -1,7 +1,8 @@
-"""Scatter on tiles of the positive-by-all matrix (Triton): a program owns a block of columns and writes each once.
+"""The passes over pairs of positives (`passes.PairPasses`), on tiles (Triton).
 
-R  positives asked about, the rows, by ascending logit      P  positives      n  logits of one level, the columns
-s  logits          y  qualities          w  what each positive spreads over what outranks it
+    R  positives of the ranking      s  logits      y  qualities
+
+Every program loops over all positives in a fixed order, so float32 sums have the same bits every time.
 """
 
 from typing import Any
@@ -11,121 +12,148 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .targets import Examples
-from .triton_step import finite, ignore_argument, inverse_width, launch_context, load_logits, step
+from .passes import SortingSums
+from .triton_step import clamp_infinities, inverse_width, launch_context, step
 
-# 16 x 256 pairs are 32 registers a thread with 4 warps; wide in the columns, which are read and written once.
 BLOCK_P = 16
-BLOCK_N = 256
+# A program that sums over columns owns BLOCK_P rows: 16 x 128 pairs are 16 pairs a thread with 4 warps. A program that
+# sums over rows owns DEMOTION_BLOCK_N columns.
+BLOCK_N = 128
+DEMOTION_BLOCK_N = 256
 
 
 @triton.jit
-def scatter_kernel(
-    logits_ptr,  # (n,) any float
-    ignore_ptr,  # (n,) see IGNORE
-    out_ptr,  # (n,) float, every entry written
-    size,  # n
-    positives_ptr,  # (R,) float32, ascending
-    weights_ptr,  # (R,) float32
-    poison_ptr,  # () float32, 0 or NaN, added to every logit that is not ignored
-    count,  # R
-    delta,
+def sorting_sums_kernel(
+    positives_ptr,  # (R,) float32
+    quality_ptr,  # (R,) float32
+    positives_size,  # R
+    sums_ptr,  # (4, R) float32, the order of SortingSums
     inverse_width,
     HARD: tl.constexpr,
-    IGNORE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    offsets = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    logits, counted = load_logits(logits_ptr, ignore_ptr, offsets, size, IGNORE)
-    highest = tl.max(tl.where(logits == logits, logits, float("-inf")), 0)
-    total = tl.zeros((BLOCK_N,), tl.float32)
-    if highest >= finite(tl.load(positives_ptr)) - delta:
-        for begin in range(0, count, BLOCK_P):
-            # ascending: once the block's first positive is out of reach, so are the others
-            if highest >= finite(tl.load(positives_ptr + begin)) - delta:
-                rows = begin + tl.arange(0, BLOCK_P)
-                inside = rows < count
-                positives = finite(tl.load(positives_ptr + rows, mask=inside, other=0.0))
-                weights = tl.load(weights_ptr + rows, mask=inside, other=0.0)
-                relation = step(logits[None, :] - positives[:, None], inverse_width, HARD)
-                total += tl.sum(relation * weights[:, None], 0)
-    total = tl.where(counted, total + tl.load(poison_ptr), 0.0)
-    tl.store(out_ptr + offsets, total.to(out_ptr.dtype.element_ty), mask=offsets < size)
+    rows = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    positives = clamp_infinities(tl.load(positives_ptr + rows, mask=rows < positives_size, other=0.0))
+    quality = tl.load(quality_ptr + rows, mask=rows < positives_size, other=0.0)
+    better = tl.zeros((BLOCK_P,), tl.float32)
+    missorted = tl.zeros((BLOCK_P,), tl.float32)
+    deficit = tl.zeros((BLOCK_P,), tl.float32)
+    surplus = tl.zeros((BLOCK_P,), tl.float32)
+    for begin in range(0, positives_size, BLOCK_N):
+        columns = begin + tl.arange(0, BLOCK_N)
+        inside = columns < positives_size
+        others = clamp_infinities(tl.load(positives_ptr + columns, mask=inside, other=0.0))
+        others = tl.where(inside, others, float("nan"))
+        others_quality = tl.load(quality_ptr + columns, mask=inside, other=0.0)
+        steps = step(others[None, :] - positives[:, None], inverse_width, HARD)
+        gain = others_quality[None, :] - quality[:, None]
+        better += tl.sum(tl.where(gain >= 0, steps, 0.0), 1)
+        missorted += tl.sum(tl.where(gain < 0, steps, 0.0), 1)
+        deficit += tl.sum(tl.where(gain < 0, -gain, 0.0) * steps, 1)
+        surplus += tl.sum(tl.where(gain > 0, gain, 0.0) * steps, 1)
+    tl.store(sums_ptr + rows, better, mask=rows < positives_size)
+    tl.store(sums_ptr + positives_size + rows, missorted, mask=rows < positives_size)
+    tl.store(sums_ptr + 2 * positives_size + rows, deficit, mask=rows < positives_size)
+    tl.store(sums_ptr + 3 * positives_size + rows, surplus, mask=rows < positives_size)
 
 
 @triton.jit
 def sorting_demotion_kernel(
-    positives_ptr,  # (P,) float32
-    quality_ptr,  # (P,) float32
-    spread_ptr,  # (P,) float32
-    out_ptr,  # (P,) float32
-    count,  # P
+    positives_ptr,  # (R,) float32
+    quality_ptr,  # (R,) float32
+    spread_ptr,  # (R,) float32
+    out_ptr,  # (R,) float32
+    positives_size,  # R
     inverse_width,
     HARD: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    positives = finite(tl.load(positives_ptr + columns, mask=columns < count, other=0.0))
-    quality = tl.load(quality_ptr + columns, mask=columns < count, other=0.0)
+    positives = clamp_infinities(tl.load(positives_ptr + columns, mask=columns < positives_size, other=0.0))
+    quality = tl.load(quality_ptr + columns, mask=columns < positives_size, other=0.0)
     total = tl.zeros((BLOCK_N,), tl.float32)
-    for begin in range(0, count, BLOCK_P):
+    for begin in range(0, positives_size, BLOCK_P):
         rows = begin + tl.arange(0, BLOCK_P)
-        inside = rows < count
-        others = finite(tl.load(positives_ptr + rows, mask=inside, other=0.0))
+        inside = rows < positives_size
+        others = clamp_infinities(tl.load(positives_ptr + rows, mask=inside, other=0.0))
         others_quality = tl.load(quality_ptr + rows, mask=inside, other=0.0)
         spread = tl.load(spread_ptr + rows, mask=inside, other=0.0)
-        relation = step(positives[None, :] - others[:, None], inverse_width, HARD)
+        steps = step(positives[None, :] - others[:, None], inverse_width, HARD)
         wrongly = quality[None, :] < others_quality[:, None]
-        total += tl.sum(tl.where(wrongly, relation * spread[:, None], 0.0), 0)
-    tl.store(out_ptr + columns, total, mask=columns < count)
+        total += tl.sum(tl.where(wrongly, steps * spread[:, None], 0.0), 0)
+    tl.store(out_ptr + columns, total, mask=columns < positives_size)
 
 
-def scatter_to_logits(
-    weights: Tensor, rows: Tensor, examples: Examples, delta: float, out: Tensor, poison: Tensor
-) -> None:
-    """Writes the sum of w_i H(s_j - s_i) over the rows i, plus `poison`; see `portable.scatter_to_logits`."""
-    if len(rows) == 0:  # one positive that nobody is below, so that the kernel has something to load
-        rows, weights = rows.new_full((1,), torch.inf), weights.new_zeros(1)
-    rows, order = rows.sort()
-    weights = weights[order].float()
-    parts = out.split([level.numel() for level in examples.levels])
-    for level, ignore, part in zip(examples.levels, examples.ignores, parts, strict=True):
-        if level.numel() == 0:
-            continue
-        ignore_pointer, ignore_kind = ignore_argument(level, ignore)
-        constants: dict[str, Any] = {"HARD": delta == 0, "IGNORE": ignore_kind, "BLOCK_P": BLOCK_P, "BLOCK_N": BLOCK_N}
-        with launch_context(level):
-            scatter_kernel[(triton.cdiv(level.numel(), BLOCK_N),)](
-                level,
-                ignore_pointer,
-                part,
-                level.numel(),
-                rows,
-                weights,
-                poison,
-                len(rows),
-                delta,
-                inverse_width(delta),
-                **constants,
-            )
+@triton.jit
+def weigh_kernel(
+    positives_ptr,  # (R,) float32
+    values_ptr,  # (R,) float32
+    positives_size,  # R
+    out_ptr,  # (R,) float32
+    inverse_width,
+    HARD: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    rows = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    positives = clamp_infinities(tl.load(positives_ptr + rows, mask=rows < positives_size, other=0.0))
+    total = tl.zeros((BLOCK_P,), tl.float32)
+    for begin in range(0, positives_size, BLOCK_N):
+        columns = begin + tl.arange(0, BLOCK_N)
+        inside = columns < positives_size
+        others = clamp_infinities(tl.load(positives_ptr + columns, mask=inside, other=0.0))
+        values = tl.load(values_ptr + columns, mask=inside, other=0.0)
+        steps = step(others[None, :] - positives[:, None], inverse_width, HARD)
+        total += tl.sum(steps * values[None, :], 1)
+    tl.store(out_ptr + rows, total, mask=rows < positives_size)
 
 
-def sorting_demotion(spread: Tensor, positives: Tensor, quality: Tensor, delta: float) -> Tensor:
-    """What positives push each positive down by, (P,); see `pairs.sorting_demotion`."""
-    demotion = torch.empty_like(positives)
-    if len(positives) == 0:
-        return demotion
+def sorting_sums(positives: Tensor, quality: Tensor, delta: float) -> SortingSums:
+    size = len(positives)
+    sums = torch.empty((4, size), dtype=torch.float32, device=positives.device)
     constants: dict[str, Any] = {"HARD": delta == 0, "BLOCK_P": BLOCK_P, "BLOCK_N": BLOCK_N}
     with launch_context(positives):
-        sorting_demotion_kernel[(triton.cdiv(len(positives), BLOCK_N),)](
+        sorting_sums_kernel[(triton.cdiv(size, BLOCK_P),)](
             positives.contiguous(),
             quality.contiguous(),
-            spread.contiguous(),
-            demotion,
-            len(positives),
+            size,
+            sums,
             inverse_width(delta),
             **constants,
         )
+    return SortingSums(*sums)
+
+
+def sorting_demotion(spread: Tensor, positives: Tensor, quality: Tensor, delta: float) -> Tensor:
+    demotion = torch.empty_like(positives)
+    if len(positives):
+        constants: dict[str, Any] = {"HARD": delta == 0, "BLOCK_P": BLOCK_P, "BLOCK_N": DEMOTION_BLOCK_N}
+        with launch_context(positives):
+            sorting_demotion_kernel[(triton.cdiv(len(positives), DEMOTION_BLOCK_N),)](
+                positives.contiguous(),
+                quality.contiguous(),
+                spread.contiguous(),
+                demotion,
+                len(positives),
+                inverse_width(delta),
+                **constants,
+            )
     return demotion
+
+
+def weigh_positives(values: Tensor, positives: Tensor, delta: float) -> Tensor:
+    weighed = torch.empty_like(positives)
+    if len(positives):
+        constants: dict[str, Any] = {"HARD": delta == 0, "BLOCK_P": BLOCK_P, "BLOCK_N": BLOCK_N}
+        with launch_context(positives):
+            weigh_kernel[(triton.cdiv(len(positives), BLOCK_P),)](
+                positives.contiguous(),
+                values.contiguous(),
+                len(positives),
+                weighed,
+                inverse_width(delta),
+                **constants,
+            )
+    return weighed.double()

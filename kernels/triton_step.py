@@ -1,7 +1,8 @@
-"""What the Triton kernels of this folder share: loading a tile of logits, H on a tile, and the launch context.
+"""H on a tile, infinities made finite, a tile's logits, and the launch context: shared by all Triton kernels.
 
-P  positives, rows of a tile      n  logits of one level, columns of a tile
-s  logits, widened to float32 right after every load
+    n  logits of one level      s  logits, widened to float32 right after every load      d  delta
+
+`torch_step.py` is the same in torch operators.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -11,49 +12,63 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# How a level says which of its logits are ignored (`Examples.ignores`).
+# What `Ranking.ignores` has for a level.
 IGNORE_NOTHING = 0
 IGNORE_MASKED = 1  # uint8, not 0
 IGNORE_NEGATIVE = 2  # labels below 0
 
-# Beyond it a logit counts as infinite: far from any real one, and differences of two such stay finite.
+# A logit beyond it counts as infinite: far from any real one, and the difference of two such numbers is finite.
 LARGEST = tl.constexpr(1e30)
 
 
 @triton.jit
-def finite(logits):
-    """Infinities as large finite numbers, so that two equal ones differ by 0 and not by NaN."""
+def clamp_infinities(logits):
+    """Infinities as large finite numbers: two equal ones differ by 0 and not by NaN. Enough for a tile of H."""
     return tl.where(logits > LARGEST, LARGEST, tl.where(logits < -LARGEST, -LARGEST, logits))
 
 
 @triton.jit
+def replace_infinities(logits, lowest, highest, minus, plus):
+    """Logits at finite distances and with the same H against every positive; a NaN stays one. For the breakpoints.
+
+    The twin of `torch_step.replace_infinities`, but always on, because the host must not read a value. That is as
+    exact: a logit 2 d or more away from all finite positives has the H of one at that distance.
+    """
+    logits = tl.where(logits > highest, tl.where(logits >= LARGEST, plus, highest), logits)
+    return tl.where(logits < lowest, tl.where(logits <= -LARGEST, minus, lowest), logits)
+
+
+@triton.jit
 def load_logits(logits_ptr, ignore_ptr, offsets, size, IGNORE: tl.constexpr):
-    """A tile's logits in float32 and its bool mask of those that count; the others are NaN, for which H is 0."""
+    """A tile's logits in float32, and the bool mask of those that count; the others are NaN, for which H is 0."""
     counted = offsets < size
     if IGNORE == 1:
         counted = counted & (tl.load(ignore_ptr + offsets, mask=counted, other=1) == 0)
     if IGNORE == 2:
         counted = counted & (tl.load(ignore_ptr + offsets, mask=counted, other=-1).to(tl.float32) >= 0)
     logits = tl.load(logits_ptr + offsets, mask=counted, other=0.0).to(tl.float32)
-    return tl.where(counted, finite(logits), float("nan")), counted
+    return tl.where(counted, clamp_infinities(logits), float("nan")), counted
 
 
 @triton.jit
 def step(difference, inverse_width, HARD: tl.constexpr):
-    """H on a tile, see `relations.step`; 0 for NaN, since every comparison with it is false."""
+    """H on a tile, see `torch_step.step`; 0 for NaN, because every comparison with NaN is false."""
     if HARD:
         return tl.where(difference >= 0, 1.0, 0.0)
     ramp = difference * inverse_width + 0.5
     return tl.where(ramp >= 1.0, 1.0, tl.where(ramp > 0.0, ramp, 0.0))
 
 
+INTERPRETED = not isinstance(step, triton.runtime.JITFunction)
+
+
 def inverse_width(delta: float) -> float:
-    """1 / 2 delta, the slope of H; a hard step has none."""
+    """1 / 2 delta, the slope of H; 0 for a hard step."""
     return 1 / (2 * delta) if delta > 0 else 0.0
 
 
 def ignore_argument(logits: Tensor, ignore: Tensor | None) -> tuple[Tensor, int]:
-    """What a kernel takes for one of `Examples.ignores`: a pointer and how to read it."""
+    """The kernel arguments for one of `Ranking.ignores`: a pointer, and how to read it."""
     if ignore is None:
         return logits, IGNORE_NOTHING
     if ignore.dtype == torch.bool:

@@ -70,19 +70,19 @@ def test_a_ranking_loss_has_its_anchors_and_a_pointwise_one_the_standard(row: di
 def test_the_logits_reach_the_kernels_as_the_convolutions_return_them(batch: Batch, monkeypatch):
     model, maps, seen = build(), [], []
     model.head.cls_logits.register_forward_hook(lambda module, inputs, output: maps.append(output))
-    flatten = kernel_targets.flatten_examples
+    build_ranking = kernel_targets.build_ranking
 
     def spy(levels: Any, targets: Any) -> Any:
-        examples = flatten(levels, targets)
-        seen.append((levels, targets, examples))
-        return examples
+        ranking = build_ranking(levels, targets)
+        seen.append((levels, targets, ranking))
+        return ranking
 
-    monkeypatch.setattr("rst.kernels.arguments.flatten_examples", spy)
+    monkeypatch.setattr("rst.kernels.arguments.build_ranking", spy)
     model(*batch)
-    ((levels, targets, examples),) = seen
+    ((levels, targets, ranking),) = seen
     assert all(level is own for level, own in zip(levels, maps, strict=True)), "neither permuted nor copied"
     places = [level.data_ptr() for level in maps]
-    assert [level.data_ptr() for level in examples.levels] == places, "nor on the way in"
+    assert [level.data_ptr() for level in ranking.levels] == places, "nor on the way in"
     assert len(targets.index) == len(targets.quality) == int(model.statistics["positives_dense"])
 
 

@@ -1,9 +1,9 @@
-"""The losses inside torch.compile: one graph that holds our operators whole, equal to eager, few recompilations.
+"""The losses inside torch.compile: one graph with our operators in it, equal to eager, few recompilations.
 
-P  positives      M  logits
+    R  positives of the ranking      P  positives of one process      M  logits
 
-All but one test compile with a backend that traces forward and backward as Inductor gets them and runs them as they
-are: what is asked here is what can be traced, not how fast it is.
+All but one test compile with a backend that traces forward and backward as Inductor gets them, and runs them without
+optimising: the tests are about tracing, not about speed.
 """
 
 import functools
@@ -19,7 +19,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.library import opcheck
 
 from rst.kernels import SparseTargets
-from rst.kernels.operators import NAMESPACE, count, scatter_to_logits, sorting_demotion, sorting_sums, weigh_positives
+from rst.kernels.operators import NAMESPACE, count, scatter, sorting_demotion, sorting_sums, weigh_positives
 
 pytestmark = [
     every_backend,
@@ -37,7 +37,7 @@ INTERPRETED_ALONE = pytest.mark.skipif(not INTERPRETED, reason="a part of what t
 
 FORWARD = {name: ["count"] for name in LOSSES}
 FORWARD["rank_sort"], FORWARD["alrp"] = ["count", "sorting_sums"], ["count", "weigh_positives"]
-BACKWARD = {name: ["scatter_to_logits"] for name in LOSSES} | {"rank_sort": ["scatter_to_logits", "sorting_demotion"]}
+BACKWARD = {name: ["scatter"] for name in LOSSES} | {"rank_sort": ["scatter", "sorting_demotion"]}
 
 
 class Recorder:
@@ -194,7 +194,7 @@ def test_inductor(backend, device):
     assert_close(train(loss, batches, (12,), "inductor"), train(loss, batches, (12,)))
 
 
-# the dtype, what is ignored, P, and R where the positives of a group are asked about
+# the dtype, what is ignored, P, and R
 OPERATORS = [
     (torch.float32, "nothing", 7, 7),
     (torch.float32, "masks", 7, 7),
@@ -211,8 +211,8 @@ CHECKS = ["test_schema", "test_faketensor", *([] if INTERPRETED else ["test_auto
 CHECKS += [] if INTERPRETED else ["test_aot_dispatch_dynamic"]
 
 
-@pytest.mark.parametrize(("dtype", "ignoring", "positives", "asked"), OPERATORS, ids=str)
-def test_operators_of_the_logits(backend, device, dtype, ignoring, positives, asked):
+@pytest.mark.parametrize(("dtype", "ignoring", "own_size", "size"), OPERATORS, ids=str)
+def test_operators_of_the_logits(backend, device, dtype, ignoring, own_size, size):
     """`opcheck`: schema, no aliases, and fake tensors with the shapes, dtypes and strides of real ones."""
     name, computing = operator_backend(backend, dtype), dtype if dtype == torch.float64 else torch.float32
     generator = torch.Generator().manual_seed(0)
@@ -220,12 +220,12 @@ def test_operators_of_the_logits(backend, device, dtype, ignoring, positives, as
     masks = [(torch.rand(len(level), generator=generator) < 0.3).to(device) for level in levels]
     labels = [-mask.to(torch.float32) for mask in masks]
     ignores = {"nothing": [None] * 3, "masks": masks, "labels": labels, "labels of one level": [labels[0], None, None]}
-    own = levels[0][:positives].to(computing)
-    rows = own if asked == positives else torch.randn(asked, generator=generator).to(own)
-    masked = masks[0][:positives] if ignoring == "masks" else None
-    weights, poison = rows.double().abs(), rows.new_zeros(())
-    opcheck(count, (name, rows, own, levels, ignores[ignoring], masked, 0.5), test_utils=CHECKS)
-    opcheck(scatter_to_logits, (name, weights, rows, levels, ignores[ignoring], 0.5, poison), test_utils=CHECKS)
+    own = levels[0][:own_size].to(computing)
+    positives = own if size == own_size else torch.randn(size, generator=generator).to(own)
+    masked = masks[0][:own_size] if ignoring == "masks" else None
+    weights, poison = positives.double().abs(), positives.new_zeros(())
+    opcheck(count, (name, positives, own, levels, ignores[ignoring], masked, 0.5), test_utils=CHECKS)
+    opcheck(scatter, (name, weights, positives, levels, ignores[ignoring], 0.5, poison), test_utils=CHECKS)
 
 
 @pytest.mark.parametrize(("dtype", "positives"), [(torch.float32, 0), (torch.float32, 11), (torch.float64, 1)], ids=str)
@@ -239,7 +239,7 @@ def test_operators_of_the_positives(backend, device, dtype, positives):
 
 
 def operator_backend(backend: str, dtype: torch.dtype) -> str:
-    """What the operators call a backend: a key of `BACKENDS` in backends.py."""
+    """The name of a backend for the operators: a key of `BACKENDS` in backends.py."""
     if backend.startswith("triton") and dtype == torch.float64:
         pytest.skip("Triton computes in float32")
     return backend.replace(" ", ", ")

@@ -1,13 +1,10 @@
-"""How the work is cut up changes nothing: tiles of the Triton kernels, chunks and shortcuts of the torch backend."""
+"""No division of the work changes a result: tiles of the Triton kernels, chunks and shortcuts of the torch backend."""
 
 import pytest
 import torch
 from rank_sort_cases import INTERPRETED, assert_exact, named_rankings, outcome
 
-from rst.kernels import torch_breakpoints as portable
-from rst.kernels import torch_chunks as chunks
-from rst.kernels import torch_kinks as kinks
-from rst.kernels import torch_pairs as pairs
+from rst.kernels import torch_breakpoints, torch_chunks, torch_kinks, torch_pairs
 
 NAMED = named_rankings()
 torch_only = pytest.mark.skipif(INTERPRETED, reason="the torch backend runs in the other process")
@@ -16,16 +13,17 @@ torch_only = pytest.mark.skipif(INTERPRETED, reason="the torch backend runs in t
 @pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="needs the interpreter or a GPU")
 @pytest.mark.parametrize(("block_p", "block_n", "tiles"), [(16, 128, 1), (32, 64, 3), (64, 128, 2)])
 def test_any_tiling(monkeypatch, block_p, block_n, tiles):
-    from rst.kernels import triton_pairs as columns
-    from rst.kernels import triton_tiled as rows
+    from rst.kernels import triton_pairs, triton_tiled
 
     device = "cpu" if INTERPRETED else "cuda"
     ranking = NAMED["typical"]
     usual = outcome(ranking, "triton", device)
-    for module in (rows, columns):
+    sizes = {triton_tiled: ("COUNT_BLOCK_N", "SCATTER_BLOCK_N"), triton_pairs: ("BLOCK_N", "DEMOTION_BLOCK_N")}
+    for module, names in sizes.items():
         monkeypatch.setattr(module, "BLOCK_P", block_p)
-        monkeypatch.setattr(module, "BLOCK_N", block_n)
-    monkeypatch.setattr(rows, "TILES_PER_PROGRAM", tiles)
+        for name in names:
+            monkeypatch.setattr(module, name, block_n)
+    monkeypatch.setattr(triton_tiled, "TILES_PER_PROGRAM", tiles)
     got = outcome(ranking, "triton", device)
     assert got[0] == usual[0], "masses are counted in whole units: the same in any order"
     assert got[1] == pytest.approx(usual[1], abs=1e-7)
@@ -36,8 +34,8 @@ def test_any_tiling(monkeypatch, block_p, block_n, tiles):
 @pytest.mark.parametrize("chunk", [1, 64, 1000])
 @pytest.mark.parametrize("name", ["typical", "ties", "three positives", "infinities of both"])
 def test_any_chunk(monkeypatch, name, chunk):
-    monkeypatch.setattr(chunks, "CHUNK", chunk)
-    monkeypatch.setattr(portable, "CHUNK", chunk)
+    monkeypatch.setattr(torch_chunks, "CHUNK", chunk)
+    monkeypatch.setattr(torch_breakpoints, "CHUNK", chunk)
     assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
 
 
@@ -45,7 +43,7 @@ def test_any_chunk(monkeypatch, name, chunk):
 @pytest.mark.parametrize("share", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["typical", "hard step", "outlying positive", "infinities of both"])
 def test_picking_visible_logits_out_or_not(monkeypatch, name, share):
-    monkeypatch.setattr(chunks, "SPARSE_SHARE", share)
+    monkeypatch.setattr(torch_chunks, "SPARSE_SHARE", share)
     assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
 
 
@@ -54,9 +52,9 @@ def test_picking_visible_logits_out_or_not(monkeypatch, name, share):
 @pytest.mark.parametrize("cells", [1 << 2, 1 << 10])
 @pytest.mark.parametrize("name", ["typical", "ties", "initialisation", "far apart", "hard step"])
 def test_any_grid(monkeypatch, name, cells, lookups):
-    monkeypatch.setattr(kinks, "LEAST_CELLS", cells)
-    monkeypatch.setattr(kinks, "MOST_CELLS", cells)
-    monkeypatch.setattr(kinks, "LOOKUPS", lookups)
+    monkeypatch.setattr(torch_kinks, "LEAST_CELLS", cells)
+    monkeypatch.setattr(torch_kinks, "MOST_CELLS", cells)
+    monkeypatch.setattr(torch_kinks, "LOOKUPS", lookups)
     assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
 
 
@@ -64,7 +62,7 @@ def test_any_grid(monkeypatch, name, cells, lookups):
 @pytest.mark.parametrize("few", [0, 1000])
 @pytest.mark.parametrize("name", ["typical", "one positive", "hard step", "infinite positives"])
 def test_one_by_one_or_by_tables(monkeypatch, name, few):
-    monkeypatch.setattr(portable, "FEW_POSITIVES", few)
+    monkeypatch.setattr(torch_breakpoints, "FEW_POSITIVES", few)
     assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
 
 
@@ -72,5 +70,5 @@ def test_one_by_one_or_by_tables(monkeypatch, name, few):
 @pytest.mark.parametrize("size", [1, 100, 1000])
 @pytest.mark.parametrize("name", ["typical", "ties", "equal qualities", "all positive"])
 def test_any_block_of_pairs(monkeypatch, name, size):
-    monkeypatch.setattr(pairs, "PAIRS", size)
+    monkeypatch.setattr(torch_pairs, "PAIRS", size)
     assert_exact(outcome(NAMED[name], "torch"), NAMED[name])

@@ -1,6 +1,6 @@
 """The two passes of the breakpoints algorithm, called as a loss calls them: for its tests, where Triton runs.
 
-R  rows      P  positives      M  logits
+P  positives      M  logits
 """
 
 from itertools import pairwise
@@ -10,39 +10,38 @@ from rank_sort_cases import INTERPRETED, Ranking
 from torch import Tensor
 
 from rst.kernels import triton_breakpoints as breakpoints
-from rst.kernels.targets import Examples, flatten_examples
+from rst.kernels.targets import Ranking as KernelRanking
+from rst.kernels.targets import build_ranking
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
 
-def examples_of(ranking: Ranking, split: tuple[int, ...] = ()) -> tuple[Tensor, Examples]:
-    """(rows, examples) on the device, with the logits split into levels at the places in `split`."""
+def positives_of(ranking: Ranking, split: tuple[int, ...] = ()) -> tuple[Tensor, KernelRanking]:
+    """The logits (P,) of the positives, and the ranking as the passes take it, with levels split at `split`."""
     bounds = [0, *split, len(ranking.logits)]
     levels = [ranking.logits[begin:end].to(DEVICE) for begin, end in pairwise(bounds)]
     labels = [ranking.targets[begin:end].to(DEVICE) for begin, end in pairwise(bounds)]
-    examples = flatten_examples(levels, labels)
-    return torch.cat(levels)[examples.index].float(), examples
+    prepared = build_ranking(levels, labels)
+    return torch.cat(levels)[prepared.index].float(), prepared
 
 
-def scatter(weights: Tensor, rows: Tensor, examples: Examples, delta: float, poison: float = 0.0) -> Tensor:
-    """The gradient (M,), written over NaN so that an entry left out cannot hide."""
-    out = torch.cat(examples.levels).fill_(torch.nan)
-    breakpoints.scatter_to_logits(weights, rows, examples, delta, out, torch.tensor(poison, device=DEVICE))
-    return out
+def scatter(weights: Tensor, positives: Tensor, prepared: KernelRanking, delta: float, poison: float = 0.0) -> Tensor:
+    """The gradient (M,)."""
+    return breakpoints.scatter(weights, positives, prepared, delta, torch.tensor(poison, device=DEVICE))
 
 
-def weights_of(rows: Tensor) -> Tensor:
-    """What the rows spread, any numbers."""
-    return torch.rand(len(rows), dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+def weights_of(positives: Tensor) -> Tensor:
+    """Any weights (P,) for the scatter."""
+    return torch.rand(len(positives), dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(DEVICE)
 
 
 def both_passes(ranking: Ranking, split: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
     """Masses (2, P) and the gradient (M,)."""
-    rows, examples = examples_of(ranking, split)
-    masses = breakpoints.count(rows, rows, examples, ranking.delta)
-    return torch.stack(masses), scatter(weights_of(rows), rows, examples, ranking.delta)
+    positives, prepared = positives_of(ranking, split)
+    masses = breakpoints.count(positives, positives, prepared, ranking.delta)
+    return torch.stack(masses[:2]), scatter(weights_of(positives), positives, prepared, ranking.delta)
 
 
-def negatives_alone(logits: Tensor) -> Examples:
-    """Examples without a positive, as a process may have them whose neighbours have some."""
-    return Examples([logits.to(DEVICE)], torch.empty(0, dtype=torch.int64), torch.empty(0), [None])
+def negatives_alone(logits: Tensor) -> KernelRanking:
+    """A ranking without a positive of this process; other processes may have some."""
+    return KernelRanking([logits.to(DEVICE)], torch.empty(0, dtype=torch.int64), torch.empty(0), [None])

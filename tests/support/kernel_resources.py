@@ -1,4 +1,4 @@
-"""Compiles every Triton kernel for a GPU that is not there, and reads from the result what it would use.
+"""Compiles every Triton kernel for GPUs that this machine need not have, and reads its resources from the result.
 
 Needs a process without TRITON_INTERPRET, and no GPU. The assembler ships in Triton's own wheel.
 """
@@ -14,11 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from rst.kernels import triton_breakpoints as breakpoints
-from rst.kernels import triton_kinks_merge as merging
-from rst.kernels import triton_pairs as columns
-from rst.kernels import triton_scans as scans
-from rst.kernels import triton_tiled as rows
+from rst.kernels import triton_breakpoints, triton_kinks_merge, triton_pairs, triton_scans, triton_tiled
 
 TARGETS = {
     "cuda 80": GPUTarget("cuda", 80, 32),
@@ -28,10 +24,10 @@ TARGETS = {
 }
 
 
-# Types of the arguments that are no pointers.
+# Types of the arguments that are not pointers.
 NUMBERS = {
     **dict.fromkeys(["size"], "i64"),
-    **dict.fromkeys(["count", "kinks", "tables"], "i32"),
+    **dict.fromkeys(["positives_size", "kinks_size", "tables"], "i32"),
     **dict.fromkeys(["delta", "inverse_width", "room", "widest", "units", "finer"], "fp32"),
 }
 # Instructions that load from or store to a thread's own memory.
@@ -40,7 +36,7 @@ LOCAL_MEMORY = re.compile(r"\b(LDL|STL)\b")
 
 @dataclass(frozen=True)
 class Resources:
-    """What one program of a compiled kernel takes."""
+    """The resources of one program of a compiled kernel."""
 
     registers: int  # per thread (vector registers on AMD)
     spilled: int  # bytes per thread, or registers on AMD
@@ -83,30 +79,35 @@ def variants() -> dict[str, Variant]:
                 constants = {"HARD": hard, "IGNORE": kind}
                 name = f"{step} {logits} ignore={kind}"
                 found[f"count {name}"] = Variant(
-                    rows.count_kernel,
+                    triton_tiled.count_kernel,
                     {**common, "mass_ptr": "*i64", "nan_ptr": "*i32"},
-                    {**constants, "BLOCK_P": rows.BLOCK_P, "BLOCK_N": rows.BLOCK_N, "TILES": rows.TILES_PER_PROGRAM},
+                    {
+                        **constants,
+                        "BLOCK_P": triton_tiled.BLOCK_P,
+                        "BLOCK_N": triton_tiled.COUNT_BLOCK_N,
+                        "TILES": triton_tiled.TILES_PER_PROGRAM,
+                    },
                 )
                 found[f"scatter {name}"] = Variant(
-                    columns.scatter_kernel,
+                    triton_tiled.scatter_kernel,
                     {**common, "out_ptr": f"*{logits}", "weights_ptr": "*fp32", "poison_ptr": "*fp32"},
-                    {**constants, "BLOCK_P": columns.BLOCK_P, "BLOCK_N": columns.BLOCK_N},
+                    {**constants, "BLOCK_P": triton_tiled.BLOCK_P, "BLOCK_N": triton_tiled.SCATTER_BLOCK_N},
                 )
         among = {"positives_ptr": "*fp32", "quality_ptr": "*fp32"}
         found[f"sorting sums {step}"] = Variant(
-            rows.sorting_sums_kernel,
+            triton_pairs.sorting_sums_kernel,
             {**among, "sums_ptr": "*fp32"},
-            {"HARD": hard, "BLOCK_P": rows.BLOCK_P, "BLOCK_N": rows.BLOCK_N},
+            {"HARD": hard, "BLOCK_P": triton_pairs.BLOCK_P, "BLOCK_N": triton_pairs.BLOCK_N},
         )
         found[f"sorting demotion {step}"] = Variant(
-            columns.sorting_demotion_kernel,
+            triton_pairs.sorting_demotion_kernel,
             {**among, "spread_ptr": "*fp32", "out_ptr": "*fp32"},
-            {"HARD": hard, "BLOCK_P": columns.BLOCK_P, "BLOCK_N": columns.BLOCK_N},
+            {"HARD": hard, "BLOCK_P": triton_pairs.BLOCK_P, "BLOCK_N": triton_pairs.DEMOTION_BLOCK_N},
         )
         found[f"weigh {step}"] = Variant(
-            rows.weigh_kernel,
+            triton_pairs.weigh_kernel,
             {"positives_ptr": "*fp32", "values_ptr": "*fp32", "out_ptr": "*fp32"},
-            {"HARD": hard, "BLOCK_P": rows.BLOCK_P, "BLOCK_N": rows.BLOCK_N},
+            {"HARD": hard, "BLOCK_P": triton_pairs.BLOCK_P, "BLOCK_N": triton_pairs.BLOCK_N},
         )
     return {**found, **breakpoints_variants()}
 
@@ -120,31 +121,36 @@ def breakpoints_variants() -> dict[str, Variant]:
     seen = [(logits, kind) for logits in ("fp32", "bf16") for kind in range(3)] + [("fp16", 0)]
     for logits, kind in seen:
         ignore = (logits, "u8", "fp32")[kind]
-        search = {"threshold_ptr": "*fp32", "cells_ptr": "*i32", "frame_ptr": "*fp32"}
+        search = {"threshold_ptr": "*fp32", "cells_ptr": "*i32", "bounds_ptr": "*fp32"}
         pointers = {"logits_ptr": f"*{logits}", "ignore_ptr": f"*{ignore}", **search}
-        constants = {"IGNORE": kind, "CELLS": merging.MOST_CELLS, "BLOCK": breakpoints.BLOCK}
-        warps = {"num_warps": breakpoints.WARPS}
+        constants = {"IGNORE": kind, "CELLS": triton_kinks_merge.MOST_CELLS, "BLOCK": triton_breakpoints.BLOCK}
+        warps = {"num_warps": triton_breakpoints.WARPS}
         for hard in (False, True) if (logits, kind) == ("fp32", 0) else (False,):
             name = f"tally {'hard' if hard else 'smooth'} {logits} ignore={kind}"
             tables = {"tables_ptr": "*i64"}
-            found[name] = Variant(breakpoints.tally_kernel, {**pointers, **tables}, {**constants, "HARD": hard}, warps)
+            found[name] = Variant(
+                triton_breakpoints.tally_kernel, {**pointers, **tables}, {**constants, "HARD": hard}, warps
+            )
         found[f"look up {logits} ignore={kind}"] = Variant(
-            breakpoints.scatter_kernel,
+            triton_breakpoints.scatter_kernel,
             {**pointers, "out_ptr": f"*{logits}", "profile_ptr": "*fp32", "poison_ptr": "*fp32"},
             constants,
             warps,
         )
     kinks = {"position_ptr": "*fp64", "threshold_ptr": "*fp32", "place_ptr": "*i32", "owner_ptr": "*i32"}
     tallies = {"all_ptr": "*i64", "masked_ptr": "*i64", "own_ptr": "*i64", "along_ptr": "*i64"}
-    ordered = {"rows_ptr": "*fp32", "order_ptr": "*i64", "cells_ptr": "*i32", "frame_ptr": "*fp32"}
+    ordered = {"positives_ptr": "*fp32", "order_ptr": "*i64", "cells_ptr": "*i32", "bounds_ptr": "*fp32"}
     pointers = {**kinks, **tallies, **ordered, "weights_ptr": "*fp64", "profile_ptr": "*fp32", "masses_ptr": "*fp64"}
-    merge = {"CELLS": merging.MOST_CELLS, "BLOCK": merging.BLOCK}, {"num_warps": merging.WARPS}
-    scan, integrating = {"BLOCK": scans.SCAN_BLOCK}, {"num_warps": scans.INTEGRATE_WARPS}
+    merge = (
+        {"CELLS": triton_kinks_merge.MOST_CELLS, "BLOCK": triton_kinks_merge.BLOCK},
+        {"num_warps": triton_kinks_merge.WARPS},
+    )
+    scan, integrating = {"BLOCK": triton_scans.SCAN_BLOCK}, {"num_warps": triton_scans.INTEGRATE_WARPS}
     for name, kernel, constants, options in (
-        ("intervals", merging.intervals_kernel, *merge),
-        ("integrate", scans.integrate_kernel, {**scan, "FINE": scans.FINEST_BITS}, integrating),
-        ("masses", scans.masses_kernel, {"BLOCK": scans.BLOCK}, {}),
-        ("profile", scans.profile_kernel, scan, {"num_warps": scans.PROFILE_WARPS}),
+        ("kinks", triton_kinks_merge.kinks_kernel, *merge),
+        ("integrate", triton_scans.integrate_kernel, {**scan, "FINE": triton_scans.FINEST_BITS}, integrating),
+        ("masses", triton_scans.masses_kernel, {"BLOCK": triton_scans.BLOCK}, {}),
+        ("profile", triton_scans.profile_kernel, scan, {"num_warps": triton_scans.PROFILE_WARPS}),
     ):
         for hard in (False, True):
             step = "hard" if hard else "smooth"

@@ -1,9 +1,9 @@
-"""Rankings that are spread over processes, and the program that each of those processes runs.
+"""Rankings spread over processes, and the program that each process runs.
 
     M  logits of the whole ranking      P  its positives
 
-`run_processes` starts the processes of a gloo group. Each of them is `main`: it ranks its part of every case together
-with the others, and leaves what it got in a folder.
+`run_processes` starts the processes of a gloo group. Each runs `main`: it ranks its part of every case together with
+the others, and saves its results in a folder.
 """
 
 import itertools
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from rst.kernels import SparseTargets, alrp, average_precision, rank_sort, ranking_loss
-from rst.kernels.group import Shared
-from rst.kernels.targets import Masses
+from rst.kernels.group import Group
+from rst.kernels.passes import Masses
 
 DEADLINE = 240  # seconds for all processes to end: importing torch on a busy machine is most of what they take
 LEVELS = 3
@@ -39,7 +39,7 @@ class Case:
     grid: bool = False  # every H is a multiple of 1/8: all sums over logits are exact, in whatever order
 
     def parts(self, world: int) -> list[slice]:
-        """What each process holds of the M logits."""
+        """The part of the M logits that each process holds."""
         size = len(self.ranking.logits)
         edges = [0, *(int(cut * size) for cut in self.cuts[world]), size]
         return [slice(begin, end) for begin, end in itertools.pairwise(edges)]
@@ -115,7 +115,7 @@ ASKED = _asked()
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one process got of one loss."""
+    """The results of one loss in one process."""
 
     values: list[float]
     gradient: Tensor  # of its raveled logits
@@ -123,7 +123,7 @@ class Outcome:
 
 
 def outcome(loss: str, form: str, ranking: Ranking, part: slice, group=None, **named: str) -> Outcome:
-    """The loss of the `part` of a ranking that this process has, in levels, together with those of the `group`."""
+    """The loss of this process's `part` of a ranking, in levels, ranked together with the rest of the `group`."""
     logits = ranking.logits[part].clone().requires_grad_()
     targets = ranking.targets[part]
     errors = torch.rand(len(ranking.logits), generator=torch.Generator().manual_seed(1))[part].requires_grad_()
@@ -149,7 +149,7 @@ def outcome(loss: str, form: str, ranking: Ranking, part: slice, group=None, **n
 
 
 def squared_precision_error(counts) -> Tensor:
-    """A score of one's own, which looks at all that `Counts` has."""
+    """A score that reads every field of `Counts`."""
     error = counts.false_positives / (counts.true_positives + counts.false_positives)
     return error.square() * (1 + counts.quality) + 1e-3 * counts.weigh(counts.quality)
 
@@ -173,8 +173,8 @@ BATCH = {2: [slice(0, 210), slice(210, 300)], 4: [slice(0, 80), slice(80, 81), s
 SUBGROUP = {2: [1], 4: [1, 3]}
 
 
-class HostLooks(TorchFunctionMode):
-    """Keeps the names of the functions by which Python looks at a tensor's values."""
+class HostReads(TorchFunctionMode):
+    """Keeps the names of the functions by which Python reads a tensor's values."""
 
     NAMES = ("tolist", "item", "__bool__", "__int__", "__float__", "__index__", "nonzero", "numpy", "cpu")
 
@@ -189,18 +189,17 @@ class HostLooks(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def looks_of_a_group(group) -> list[str]:
-    """The looks at values that learning, gathering and adding take."""
-    with HostLooks() as looks:
-        shared = Shared(group, 2, torch.device("cpu"))
-        rows = shared.gather(torch.ones(2))
-        masses = Masses(rows.double(), rows.double())
-        shared.add(masses, torch.zeros((), dtype=torch.float64))
-    return looks.seen
+def reads_of_a_group(group) -> list[str]:
+    """The reads of values that a `Group` needs for its construction, for gathering and for adding."""
+    with HostReads() as reads:
+        processes = Group(group, 2, torch.device("cpu"))
+        positives = processes.gather(torch.ones(2)).double()
+        processes.add(Masses(positives, positives, torch.zeros((), dtype=torch.float64)))
+    return reads.seen
 
 
 def refusal(loss: str, **more) -> str:
-    """What the ValueError says that these arguments raise."""
+    """The message of the ValueError that these arguments raise."""
     try:
         outcome(loss, "dense", CASES["ties"].ranking, slice(None), **more)
     except ValueError as error:
@@ -209,13 +208,13 @@ def refusal(loss: str, **more) -> str:
 
 
 def run(rank: int, world: int, backends: list[dict[str, str]]) -> dict:
-    """All that this process of an initialised group is asked for."""
-    everybody = dist.group.WORLD
+    """All results of this process, in an initialised group."""
+    world_group = dist.group.WORLD
     got: dict = {}
     for name, loss, form in ASKED:
         part = CASES[name].parts(world)[rank]
         for number, backend in enumerate(backends):
-            got[name, loss, form, number] = outcome(loss, form, CASES[name].ranking, part, everybody, **backend)
+            got[name, loss, form, number] = outcome(loss, form, CASES[name].ranking, part, world_group, **backend)
     if INTERPRETED:
         return got
     case = CASES["ties"]
@@ -229,15 +228,15 @@ def run(rank: int, world: int, backends: list[dict[str, str]]) -> dict:
         got["a group of one", loss] = outcome(loss, "dense", case.ranking, part, alone)
         got["no group", loss] = outcome(loss, "dense", case.ranking, part)
     for loss in REFUSING:
-        got["reference", loss] = refusal(loss, group=everybody, backend="reference")
-    got["looks"] = looks_of_a_group(everybody)
+        got["reference", loss] = refusal(loss, group=world_group, backend="reference")
+    got["reads"] = reads_of_a_group(world_group)
     model = nn.parallel.DistributedDataParallel(network())
-    got["step"] = one_step(model, BATCH[world][rank], everybody)
+    got["step"] = one_step(model, BATCH[world][rank], world_group)
     return got
 
 
 def run_processes(world: int, folder: Path) -> list[dict]:
-    """What `run` returned in each of `world` processes; none of them outlives this call."""
+    """The results of `run` in each of `world` processes, which all end with this call."""
     environment = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **os.environ}
     if sys.platform != "linux":
         del environment["GLOO_SOCKET_IFNAME"]

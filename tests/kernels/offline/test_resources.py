@@ -56,4 +56,4 @@ def test_whole_tiles_move_16_bytes_at_a_time(name):
 
 def test_delta_comes_in_float64():
     """Without its annotation Triton would pass a float as float32, and 0.1 would be another number."""
-    assert variants()["intervals smooth"].signature()["delta"] == "fp64"
+    assert variants()["kinks smooth"].signature()["delta"] == "fp64"

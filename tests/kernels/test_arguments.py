@@ -1,4 +1,4 @@
-"""What rank_sort refuses, by name and value, and which backend it picks."""
+"""Arguments that rank_sort refuses, by name and value; and the backend that it chooses."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_logits(logits, error, message):
         (SparseTargets(INDEX, QUALITY.to("meta")), "targets.quality: on meta, but the logits are on cpu"),
         (SparseTargets(INDEX + 2, QUALITY), "targets.index: 6 is outside the 6 logits"),
         (SparseTargets(INDEX - 2, QUALITY), "targets.index: -1 is outside the 6 logits"),
-        (SparseTargets(INDEX * 0 + 3, QUALITY), "targets.index: 3 is there more than once"),
+        (SparseTargets(INDEX * 0 + 3, QUALITY), "targets.index: 3 occurs more than once"),
         (SparseTargets(INDEX, -QUALITY), "targets.quality: a quality of -0.9 is outside"),
         (SparseTargets(INDEX, QUALITY, torch.zeros(6, dtype=torch.bool)), r"targets.ignore: shape \(6,\)"),
         (SparseTargets(INDEX, QUALITY, torch.zeros(2, 3)), "targets.ignore: expected bool, got torch.float32"),

@@ -1,4 +1,4 @@
-"""One ranking over several processes: the values and the gradients of one process that holds everything.
+"""One ranking over several processes: the values and gradients of one process that holds all logits.
 
 Each number of processes is started once, for all cases; see `ranking_processes`.
 """
@@ -17,7 +17,7 @@ from ranking_processes import (
     LOSSES,
     REFUSING,
     SUBGROUP,
-    HostLooks,
+    HostReads,
     Outcome,
     network,
     one_step,
@@ -35,13 +35,13 @@ pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_avai
 
 @pytest.fixture(scope="module", params=WORLDS, ids="{} processes".format)
 def processes(request, tmp_path_factory) -> list[dict]:
-    """What each process of a group got: all of it, for all of the tests below."""
+    """The results of each process of a group, for all tests below."""
     return run_processes(request.param, tmp_path_factory.mktemp("processes"))
 
 
 @functools.cache
 def expected(name: str, loss: str, form: str) -> Outcome:
-    """What one process gets that holds everything, by torch operators."""
+    """The result of one process that holds all logits, by the torch backend."""
     return outcome(loss, form, CASES[name].ranking, slice(None), backend="torch")
 
 
@@ -55,14 +55,14 @@ def assert_close(got: torch.Tensor, truth: torch.Tensor, relative: float) -> Non
 
 @pytest.mark.parametrize("backend", range(len(BACKENDS)), ids=BACKENDS)
 @pytest.mark.parametrize(("name", "loss", "form"), ASKED)
-def test_equals_one_process_holding_everything(processes, name, loss, form, backend):
+def test_equals_one_process_that_holds_all_logits(processes, name, loss, form, backend):
     parts: list[Outcome] = [got[name, loss, form, backend] for got in processes]
     truth, world = expected(name, loss, form), len(processes)
     precise = torch.finfo(truth.gradient.dtype).eps == torch.finfo(torch.float64).eps
     for part in parts:
         assert part.values == pytest.approx(parts[0].values, rel=0, abs=0, nan_ok=True)
         assert part.values == pytest.approx(truth.values, abs=1e-14 if precise else 1e-6, nan_ok=True)
-    # averaged, as data-parallel training does it; the sizes of the groups are powers of two, which round nothing
+    # averaged, as in data-parallel training; the groups' sizes are powers of two, so the division is exact
     gradient = torch.cat([part.gradient for part in parts]) / world
     error_gradient = torch.cat([part.error_gradient for part in parts]) / world
     assert_close(gradient, truth.gradient, 1e-13 if precise else 1e-6)
@@ -83,8 +83,8 @@ def test_equals_to_the_last_bit_where_sums_do_not_round(processes, name, loss):
 
 @OF_TORCH
 @pytest.mark.parametrize("name", [name for name in CASES if "NaN" in name and "ignored" not in name])
-def test_a_nan_in_one_process_is_everybodys(processes, name):
-    """All of it but the ignored logits, in the processes without the NaN too."""
+def test_a_nan_in_one_process_reaches_all(processes, name):
+    """Every gradient is NaN except those of ignored logits, also in the processes without the NaN."""
     case = CASES[name]
     for got, part in zip(processes, case.parts(len(processes)), strict=True):
         for loss, form in [(loss, form) for asked, loss, form in ASKED if asked == name]:
@@ -94,7 +94,7 @@ def test_a_nan_in_one_process_is_everybodys(processes, name):
 
 @OF_TORCH
 def test_a_group_inside_the_world(processes):
-    """Its processes rank theirs together; one that is not in it is told so by the argument's name."""
+    """Its processes rank their logits together; in another process the error names the argument."""
     case, world = CASES["ties"], len(processes)
     members = SUBGROUP[world]
     held = torch.cat([torch.arange(len(case.ranking.logits))[case.parts(world)[rank]] for rank in members])
@@ -111,7 +111,7 @@ def test_a_group_inside_the_world(processes):
 @OF_TORCH
 @pytest.mark.parametrize("loss", LOSSES)
 def test_without_a_group_each_process_ranks_its_own(processes, loss):
-    """Also where processes are; and a group of one process changes no bit."""
+    """Also inside a process group; and a group of one process changes no bit."""
     case = CASES["ties"]
     for got, part in zip(processes, case.parts(len(processes)), strict=True):
         truth = outcome(loss, "dense", case.ranking, part)
@@ -134,20 +134,20 @@ def test_data_parallel_training_takes_the_step_of_one_process(processes):
 
 @OF_TORCH
 def test_the_host_waits_once(processes):
-    """To learn how many positives everybody has."""
+    """For the number of positives of each process."""
     for got in processes:
-        assert got["looks"] == ["tolist"]
+        assert got["reads"] == ["tolist"]
 
 
 @OF_TORCH
-def test_host_looks_are_seen():
-    with HostLooks() as looks:
+def test_reads_by_the_host_are_seen():
+    with HostReads() as reads:
         value = torch.ones(1)
         bool(value > 0)
         value.tolist()
         float(value)
         value.nonzero()
-    assert looks.seen == ["__bool__", "tolist", "__float__", "nonzero"]
+    assert reads.seen == ["__bool__", "tolist", "__float__", "nonzero"]
 
 
 @OF_TORCH

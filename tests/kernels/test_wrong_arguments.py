@@ -1,6 +1,6 @@
-"""AP loss, aLRP loss and a loss of one's own on ill inputs: a defined answer, or an error that names the argument.
+"""AP loss, aLRP loss and a loss of your own on wrong arguments: a defined result, or an error that names the argument.
 
-`test_inputs.py` asks the same of rank_sort.
+`test_arguments.py` tests the same of rank_sort.
 """
 
 import math
@@ -65,7 +65,7 @@ def test_logits(loss, logits, error, message):
         (SparseTargets(INDEX.to("meta"), QUALITY), ValueError, "targets.index: on meta, but the logits are on cpu"),
         (SparseTargets(INDEX, QUALITY.to("meta")), ValueError, "targets.quality: on meta, but the logits are on cpu"),
         (SparseTargets(INDEX + 2, QUALITY), ValueError, "targets.index: 6 is outside the 6 logits"),
-        (SparseTargets(INDEX * 0, QUALITY), ValueError, "targets.index: 0 is there more than once"),
+        (SparseTargets(INDEX * 0, QUALITY), ValueError, "targets.index: 0 occurs more than once"),
         (SparseTargets(INDEX, QUALITY * 2), ValueError, r"targets.quality: a quality of 1.8 is outside \[0, 1\]"),
         (SparseTargets(INDEX, QUALITY, DENSE), ValueError, "targets.ignore: expected bool, got torch.float32"),
         (SparseTargets(INDEX, QUALITY, DENSE[0] > 1), ValueError, r"targets.ignore: shape \(3,\), but the logits"),

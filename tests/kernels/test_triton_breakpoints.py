@@ -1,6 +1,6 @@
-"""Count and scatter in linear time on Triton: equal to the dense equations in float64, whatever is done in which order.
+"""The passes by breakpoints on Triton: equal to the dense equations in float64, whatever the order of the work.
 
-R  rows      P  positives      M  logits
+P  positives      M  logits
 """
 
 from dataclasses import replace
@@ -13,39 +13,30 @@ pytest.importorskip("triton")
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("Triton needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 
-from breakpoint_passes import DEVICE, both_passes, examples_of, negatives_alone, scatter, weights_of
+from breakpoint_passes import DEVICE, both_passes, negatives_alone, positives_of, scatter, weights_of
 
 from rst.kernels import triton_breakpoints as breakpoints
-from rst.kernels import triton_kinks as intervals
-from rst.kernels import triton_kinks_merge as merging
+from rst.kernels import triton_kinks as kinks
+from rst.kernels import triton_kinks_merge as merge
 from rst.kernels import triton_scans as scans
-from rst.kernels.targets import Examples
 from rst.kernels.torch_step import pairwise_step
 
 NAMED = named_rankings()
 UNIT = 2.0**-30
 
 
-@pytest.fixture(autouse=True)
-def _unwritten_memory_is_nan():
-    """Deterministic algorithms fill what torch.empty returns."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def assert_exact(ranking: Ranking, gradient_error: float = 2e-7) -> None:
-    """Both passes against H in float64 on the same logits; where nothing outranks, exactly 0.
+    """Both passes against H in float64 on the same logits; a mass of nothing is exactly 0.
 
-    Offsets are counted in whole units, so the mass may be off by as many as there are logits in sight.
+    Offsets are counted in whole units, so the error of a mass may grow with the number of visible logits.
     """
-    rows, examples = examples_of(ranking)
-    masses = breakpoints.count(rows, rows, examples, ranking.delta)
-    weights = weights_of(rows)
-    gradient = scatter(weights, rows, examples, ranking.delta).double().cpu()
+    positives, prepared = positives_of(ranking)
+    masses = breakpoints.count(positives, positives, prepared, ranking.delta)
+    weights = weights_of(positives)
+    gradient = scatter(weights, positives, prepared, ranking.delta).double().cpu()
 
     logits, targets = ranking.logits.double(), ranking.targets
-    step = pairwise_step(rows.double().cpu(), logits, ranking.delta)  # (P, M)
+    step = pairwise_step(positives.double().cpu(), logits, ranking.delta)  # (P, M)
     for mass, chosen in ((masses.false_positives, targets == 0), (masses.true_positives, targets > 0)):
         truth, seen = step[:, chosen].sum(1), (step[:, chosen] > 0).sum(1)
         assert mass.dtype == torch.float64
@@ -89,13 +80,14 @@ def test_beyond_1e30_counts_as_infinite():
 
 
 def test_a_positive_too_large_for_delta_still_counts():
-    """float64 cannot tell 1e20 from 1e20 + 0.5, but a loss of 0 would hide what has gone wrong."""
+    """float64 cannot tell 1e20 from 1e20 + 0.5, but a loss of 0 would hide the fault."""
     logits = torch.tensor([1e20, -1e20, 1e21, 1e19, -1e21, 0.0])
-    rows, examples = examples_of(Ranking(logits, torch.tensor([0.9, 0.8, 0.0, 0.0, 0.0, 0.0])))
-    masses = breakpoints.count(rows, rows, examples, 0.5)
+    positives, prepared = positives_of(Ranking(logits, torch.tensor([0.9, 0.8, 0.0, 0.0, 0.0, 0.0])))
+    masses = breakpoints.count(positives, positives, prepared, 0.5)
     assert masses.false_positives.tolist() == [1, 3]
     assert masses.true_positives.tolist() == [0.5, 1.5]
-    gradient = scatter(torch.tensor([1.0, 10.0], dtype=torch.float64, device=DEVICE), rows, examples, 0.5)
+    weights = torch.tensor([1.0, 10.0], dtype=torch.float64, device=DEVICE)
+    gradient = scatter(weights, positives, prepared, 0.5)
     assert gradient.tolist() == [10.5, 5, 11, 10, 0, 10]
 
 
@@ -106,8 +98,9 @@ def test_half_precision_with_ties(dtype, delta):
     ranking = random_ranking(40, 900, 60, delta).to(dtype)
     assert len(ranking.logits.unique()) < 880
     assert_exact(ranking, gradient_error=torch.finfo(dtype).eps)
-    (rows, half), (_, single) = examples_of(ranking), examples_of(ranking.to(torch.float32))
-    for one, other in zip(*(breakpoints.count(rows, rows, each, delta) for each in (half, single)), strict=True):
+    (positives, half), (_, single) = positives_of(ranking), positives_of(ranking.to(torch.float32))
+    masses = (breakpoints.count(positives, positives, each, delta) for each in (half, single))
+    for one, other in zip(*masses, strict=True):
         assert torch.equal(one, other)
 
 
@@ -144,7 +137,7 @@ def test_any_blocks_along_the_kinks(monkeypatch, name):
     """Blocks of the scan make another order of float64 sums; those of the count are whole numbers."""
     ranking = shortened(NAMED[name], 200)
     expected = both_passes(ranking)
-    for module, block in ((merging, 64), (scans, 8)):
+    for module, block in ((merge, 64), (scans, 8)):
         monkeypatch.setattr(module, "BLOCK", block)
     monkeypatch.setattr(scans, "SCAN_BLOCK", 4)
     masses, gradient = both_passes(ranking)
@@ -155,8 +148,8 @@ def test_any_blocks_along_the_kinks(monkeypatch, name):
 @pytest.mark.parametrize("cells", [1, 2, 64, 1 << 13])
 def test_any_grid_over_the_kinks(monkeypatch, cells):
     expected = both_passes(NAMED["outlying positive"])
-    monkeypatch.setattr(merging, "LEAST_CELLS", cells)
-    monkeypatch.setattr(merging, "MOST_CELLS", cells)
+    monkeypatch.setattr(merge, "LEAST_CELLS", cells)
+    monkeypatch.setattr(merge, "MOST_CELLS", cells)
     for one, other in zip(expected, both_passes(NAMED["outlying positive"]), strict=True):
         assert torch.equal(one, other)
 
@@ -165,14 +158,12 @@ def test_the_same_bits_every_time():
     """And whichever logit comes first: on a GPU, atomics take their own order as well."""
     ranking = random_ranking(50, 200 if INTERPRETED else 100_000, 20)
     masses, gradient = both_passes(ranking)
-    rows, examples = examples_of(ranking)
+    positives, prepared = positives_of(ranking)
     for seed in range(3 if INTERPRETED else 100):
         order = torch.randperm(len(ranking.logits), generator=torch.Generator().manual_seed(seed))
-        other = Examples(
-            [examples.levels[0][order]], examples.index, examples.quality, [ranking.targets[order].to(DEVICE)]
-        )
-        assert torch.equal(torch.stack(breakpoints.count(rows, rows, other, 0.5)), masses)
-        assert torch.equal(scatter(weights_of(rows), rows, other, 0.5), gradient[order])
+        other = replace(prepared, levels=[prepared.levels[0][order]], ignores=[ranking.targets[order].to(DEVICE)])
+        assert torch.equal(torch.stack(breakpoints.count(positives, positives, other, 0.5)[:2]), masses)
+        assert torch.equal(scatter(weights_of(positives), positives, other, 0.5), gradient[order])
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="listens to an interpreted kernel")
@@ -182,22 +173,21 @@ def test_most_tiles_need_no_search(monkeypatch, distance, searches):
     monkeypatch.setattr(breakpoints, "BLOCK", 64)
     monkeypatch.setattr(breakpoints, "program_count", lambda _: 2)
     calls = []
-    monkeypatch.setattr(breakpoints, "locate", lambda *args: calls.append(0) or intervals.locate(*args))
-    rows, logits = torch.randn(20) * 0.01, torch.randn(1000) * 0.01 - distance
-    masses = breakpoints.count(rows, rows.new_zeros(0), negatives_alone(logits), 0.5)
+    monkeypatch.setattr(breakpoints, "locate", lambda *args: calls.append(0) or kinks.locate(*args))
+    positives, logits = torch.randn(20) * 0.01, torch.randn(1000) * 0.01 - distance
+    masses = breakpoints.count(positives, positives.new_zeros(0), negatives_alone(logits), 0.5)
     assert len(calls) == searches
-    truth = pairwise_step(rows.double(), logits.double(), 0.5).sum(1)
+    truth = pairwise_step(positives.double(), logits.double(), 0.5).sum(1)
     torch.testing.assert_close(masses.false_positives, truth, rtol=1e-7, atol=0)
 
 
 def test_more_logits_than_an_int32_counts():
     """Tables as 2^32 logits would leave them: sums along the kinks wrap around, differences do not."""
-    rows = torch.tensor([0.0, 0.25, 100.0, 200.0], device=DEVICE)
-    found = merging.build_intervals(rows, 0.5)
+    found = merge.build_kinks(torch.tensor([0.0, 0.25, 100.0, 200.0], device=DEVICE), 0.5)
     tallies = torch.zeros((9, 2), dtype=torch.int64, device=DEVICE)
     tallies[2] = torch.tensor([1 << 31, (1 << 31) * (1 << 27)])  # [-0.25, 0.5), at -0.125 all: 2^27 units from -0.25
     tallies[8, 0] = 1 << 31  # above all
-    masses = scans.masses_of(found, tallies, torch.zeros_like(tallies), torch.zeros_like(tallies))
+    false_positives, _ = scans.integrate_masses(found, tallies, torch.zeros_like(tallies), torch.zeros_like(tallies))
     assert scans.units_per_logit(0.5) == 2**30 / 2
     expected = torch.tensor([(1 << 31) * (1 + 0.5), (1 << 31) * 1.25, 1 << 31, 1 << 31], dtype=torch.float64)
-    torch.testing.assert_close(masses.false_positives.cpu(), expected, rtol=1e-8, atol=0)
+    torch.testing.assert_close(false_positives.cpu(), expected, rtol=1e-8, atol=0)
