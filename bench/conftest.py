@@ -1,4 +1,4 @@
-"""What a session says beside its timings, and the report at its end."""
+"""What a session stores beside its timings, and the report at its end."""
 
 import os
 import re
@@ -31,12 +31,12 @@ def pytest_deselected(items) -> None:
 
 @pytest.fixture
 def facts(pytestconfig) -> Facts:
-    """Goes into the session's JSON; tests add to it."""
+    """The part of the session's JSON that tests add to."""
     return pytestconfig.stash[FACTS]
 
 
 def pytest_benchmark_update_machine_info(config, machine_info) -> None:
-    """Device, versions and threads; not the machine's name, which is nobody's business."""
+    """Device, versions and threads. The machine's name is private and left out."""
     del config
     machine_info.pop("node", None)
     machine_info["device"] = device_name()
@@ -57,7 +57,7 @@ def pytest_benchmark_update_json(config, benchmarks, output_json) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter, config) -> None:
-    """The report of this device, from the JSON that was asked for (`make bench`); of a part, beside the JSON."""
+    """Writes the report of this device (`make bench`). The report of a part goes beside its JSON."""
     given = config.getoption("benchmark_json")
     if given is None:
         return

@@ -1,6 +1,6 @@
-"""Everything that is timed: ours, the published ways to rank, and the pointwise losses, behind one call.
+"""Everything that is timed: rst, the published ways to rank, and the pointwise losses, behind one call.
 
-M  logits      P  positives      R  negatives that some positive can see
+M  logits    P  positives    R  visible negatives (at most delta below some positive)
 """
 
 from collections.abc import Callable
@@ -33,16 +33,16 @@ LOOP = "per-positive loop"
 BUCKETED = "bucketed"
 MATRIX = "dense matrix"
 FOCAL = "sigmoid focal loss"
-# Of the loop on a CPU: what takes it more than some ten seconds is left out of a report that is to be made in minutes
+# Beyond this the loop takes more than about ten seconds on a CPU, and is left out: a report should take minutes
 CPU_LOOP_PAIRS = 2_300_000_000
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A way to a loss and its gradient.
+    """A way to compute a loss and its gradient.
 
-    `kind`: "exact" ones must equal the truth or are not reported, the errors of "approximate" ones are reported, and
-    "pointwise" ones are other losses. `obstacle` says why a sample is left out, or None.
+    `kind`: an "exact" contender that differs from the truth is not reported. The error of an "approximate" one is
+    reported. A "pointwise" one is another loss. `obstacle` returns why a sample is left out, or None.
     """
 
     kind: Kind
@@ -79,7 +79,7 @@ CONTENDERS: dict[str, Contender] = {
     "rst tiled (Triton)": Contender(
         "exact", lambda data: _ours(data, "sparse", backend="triton", algorithm="tiled"), gpu_only=True
     ),
-    # on a CPU this is what `auto` takes, and so the first row
+    # on a CPU `auto` chooses it: there it is the first row
     PORTABLE: Contender("exact", lambda data: _ours(data, "sparse", backend="torch"), gpu_only=True),
     LOOP: Contender("exact", lambda data: per_positive_loop(data.logits, data.dense), obstacle=_too_many_pairs),
     MATRIX: Contender(
@@ -103,7 +103,7 @@ HERE = [name for name, contender in CONTENDERS.items() if ON_GPU or not contende
 def exact_outcome(data: Sample) -> Outcome:
     """The truth, in float64 and on the CPU: the linear-time passes in torch operators.
 
-    tests/kernels/test_peers.py holds it to the dense equations, and `loop_difference` to the loop.
+    tests/kernels/test_peers.py compares it with the dense equations, and `loop_difference` with the loop.
     """
     sparse = type(data.sparse)(data.sparse.index.cpu(), data.sparse.quality.double().cpu())
     logits = data.logits.double().cpu().requires_grad_()
@@ -120,7 +120,7 @@ def loop_difference(data: Sample, truth: Outcome) -> float:
 
 
 def relative_error(outcome: Outcome, truth: Outcome) -> float:
-    """L1 norm of the gradient's error over the L1 norm of the gradient; 0 where both are."""
+    """L1 norm of the gradient's error over the L1 norm of the gradient; 0 where both are 0."""
     error = outcome.gradient.to(truth.gradient.dtype).to(truth.gradient.device) - truth.gradient
     return float(error.abs().sum() / truth.gradient.abs().sum().clamp(min=1e-30))
 

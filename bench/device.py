@@ -1,11 +1,11 @@
-"""The device that is measured: its clock, its cold caches, its memory and its bandwidth.
+"""The measured device: its clock, its caches, its memory and its bandwidth.
 
-On a GPU time is read by events in the queue of the device, never by the host's clock. Before every round the caches
-are overwritten, often enough to keep the device busy while the host queues what is measured: in training, too, the host
-runs ahead. What makes the host wait, such as a look at a value, is measured in full. `wall_seconds` tells the rest: the
-time from an idle device to an idle device on the host's clock.
+On a GPU, time is the time between two events in the device's queue. Before every round the caches are overwritten. This
+takes long enough for the host to queue the whole round meanwhile, as in training, where the host runs ahead. If the
+contender makes the host wait (for example by reading a value), the wait counts in full. `wall_seconds` measures on the
+host's clock, from an idle device to an idle device.
 
-On a CPU it is the wall clock, and the caches are left as the round before left them.
+On a CPU, time is the wall clock's, and the caches are not cleared.
 """
 
 import os
@@ -30,7 +30,7 @@ WALL_BUDGET = 2.0  # seconds of these rounds together
 
 
 class Instant:
-    """A place in the device's queue. The difference of two is seconds, and waits for the later one."""
+    """A point in the device's queue. The difference of two is in seconds; reading it waits for the later one."""
 
     def __init__(self) -> None:
         self.event = torch.cuda.Event(enable_timing=True)
@@ -56,7 +56,7 @@ def _cold_buffer() -> Tensor:
 
 
 def before_round() -> None:
-    """Leaves a GPU's caches full of other things, and its queue full of work; nothing on a CPU."""
+    """Overwrites a GPU's caches and fills its queue. Does nothing on a CPU."""
     if ON_GPU:
         for _ in range(COLD_WRITES):
             _cold_buffer().zero_()
@@ -64,7 +64,7 @@ def before_round() -> None:
 
 @lru_cache
 def copy_bandwidth() -> float:
-    """Bytes a second, read and written, of a copy between two tensors beyond the caches: measured once a session."""
+    """Bytes per second, read and written, of a copy between two tensors larger than the caches. Measured once."""
     source = torch.ones(COPIED, device=DEVICE)
     target = torch.empty_like(source)
     seconds = []
@@ -89,7 +89,7 @@ def wall_seconds(run: Callable[[], object]) -> float:
 
 
 def peak_bytes(run: Callable[[], Tensor]) -> int:
-    """Bytes allocated on a GPU at the peak of `run`, beyond what was there before and the gradient it returns."""
+    """Peak bytes allocated on a GPU by `run`, without what was allocated before and the gradient it returns."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -100,7 +100,7 @@ def peak_bytes(run: Callable[[], Tensor]) -> int:
 
 @lru_cache
 def matrix_bound() -> int:
-    """Bytes that matrices of pairs may take before their contender is left out."""
+    """A contender whose matrices of pairs take more bytes than this is left out."""
     if ON_GPU:
         return int(GPU_MATRIX_SHARE * torch.cuda.get_device_properties(DEVICE).total_memory)
     return CPU_MATRIX_BYTES

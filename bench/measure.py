@@ -1,7 +1,4 @@
-"""One contender on one ranking: checked against the truth, then timed, with what it moved and what it held.
-
-M  logits      P  positives
-"""
+"""One contender on one ranking: checked against the truth, then timed, with its bytes moved and its peak memory."""
 
 import time
 from functools import lru_cache
@@ -14,17 +11,17 @@ from peers import Outcome
 from shapes import Sample, Shape, Stage, sample
 
 BYTES_PER_LOGIT = 12  # float32: read to count, read to scatter, its gradient written
-EXACT = 1e-5  # relative L1 error of the gradient, and error of the values, of what calls itself exact
-CROSS_CHECKED_PAIRS = 400_000_000  # rankings up to here have their truth compared with the loop in float64
+EXACT = 1e-5  # bound on an exact contender: relative L1 error of its gradient, absolute error of its values
+CROSS_CHECKED_PAIRS = 400_000_000  # up to here the truth is compared with the loop in float64
 CROSS_CHECKED = 1e-9
-SLOW = 2.0  # seconds of one run: it is timed once
+SLOW = 2.0  # seconds; a slower contender is timed once
 BUDGET = 1.5  # seconds of all rounds together, otherwise
 ROUNDS = (3, 25 if ON_GPU else 7)
 
-Facts = dict[str, Any]  # what a session has to say beside its timings; it ends up in the JSON
+Facts = dict[str, Any]  # what a session stores in its JSON beside its timings
 
 
-@lru_cache(maxsize=1)  # contenders are the fastest parameter of every test
+@lru_cache(maxsize=1)  # consecutive tests differ in the contender alone
 def prepared(shape: Shape, stage: Stage) -> tuple[Sample, Outcome, float | None]:
     """A ranking on the device, its float64 truth there, and the truth's distance from the float64 loop or None."""
     data = sample(shape, stage, DEVICE)
@@ -35,9 +32,9 @@ def prepared(shape: Shape, stage: Stage) -> tuple[Sample, Outcome, float | None]
 
 
 def measure(benchmark: Any, facts: Facts, table: str, label: str, shape: Shape, stage: Stage, name: str) -> None:
-    """Times the contender `name` for the shape called `label` in a table, or says in `facts` why not.
+    """Times the contender `name` on the shape called `label` in a table, or stores in `facts` why it was left out.
 
-    Fails for an exact contender that is not.
+    Fails for a contender of kind "exact" that differs from the truth.
     """
     place = {"table": table, "shape": label, "stage": stage, "contender": name}
     contender = CONTENDERS[name]
@@ -67,7 +64,7 @@ def measure(benchmark: Any, facts: Facts, table: str, label: str, shape: Shape, 
         information.update(error=error, value_error=off)
         if contender.kind == "exact" and not (error <= EXACT and off <= EXACT):
             facts["refused"].append({**place, "error": error, "value_error": off})
-            benchmark.skipped = True  # not an unused fixture
+            benchmark.skipped = True  # else pytest-benchmark warns of an unused fixture
             pytest.fail(f"{name} is not reported: gradient {error:.1e} and values {off:.1e} from the truth")
     del outcome
     if ON_GPU:  # the first run compiled the kernels
@@ -82,5 +79,5 @@ def measure(benchmark: Any, facts: Facts, table: str, label: str, shape: Shape, 
 
 
 def timed_on_device(function: Any) -> Any:
-    """Marks a benchmark as timed by the device's clock."""
+    """Makes a benchmark use the device's clock."""
     return pytest.mark.benchmark(timer=CLOCK)(function)

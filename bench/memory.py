@@ -1,8 +1,8 @@
-"""Peak memory of a contender on the CPU beyond its inputs and its gradient, as the operating system counts it.
+"""Peak memory of a contender on the CPU, without its inputs and its gradient, as the operating system counts it.
 
 python bench/memory.py CONTENDER POSITIVES NEGATIVES     prints MiB at the stage "early"; Linux only
 
-One process for one figure: what an allocator keeps from before cannot hide.
+Each measurement has a process of its own, so that memory which an allocator kept from before cannot hide a peak.
 """
 
 import ctypes
@@ -15,23 +15,24 @@ from shapes import SWEEP_STAGE, Shape, Stage, sample
 
 
 def memory(field: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM at the most since `forget_peak`."""
+    """Bytes of this process: VmRSS now, VmHWM the peak since `forget_peak`."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field)) * 1024
 
 
 def forget_peak() -> None:
-    """Begin a new peak; a process starts with that of the one that started it."""
+    """Start a new peak. A new process inherits the peak of its parent."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure(contender: str, shape: Shape, stage: Stage) -> float:
-    """MiB at the peak of forward and backward, less what was there before and less the gradient."""
+    """MiB at the peak of forward and backward, minus the memory before it and minus the gradient."""
     run = CONTENDERS[contender].run
-    run(sample(Shape(20, 1000), stage))  # what torch loads once is not the loss's,
-    torch.zeros(1_000_000).sin_().sum()  # nor are its threads
+    # What torch loads once, and its threads, are not the loss's
+    run(sample(Shape(20, 1000), stage))
+    torch.zeros(1_000_000).sin_().sum()
     data = sample(shape, stage)
-    ctypes.CDLL(None).malloc_trim(0)  # memory that making the sample has freed would take up the loss's own unseen
+    ctypes.CDLL(None).malloc_trim(0)  # else the loss could reuse memory that `sample` freed, unseen
     forget_peak()
     before = memory("VmRSS")
     gradient = run(data).gradient

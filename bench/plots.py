@@ -1,4 +1,4 @@
-"""The plots of a report, from one session: small PNG files, one question each."""
+"""The plots of a report: small PNG files, from one session."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -8,24 +8,24 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from goals import OURS
+from contenders import BUCKETED, FOCAL, LOOP, MATRIX, OURS, OURS_DENSE, PORTABLE
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from session import Record, Session
 
-# Ours in blues, other rankings in warm colours, pointwise losses in greys; every line has a marker of its own, too.
+# rst in blues, other rankings in warm colours, pointwise losses in greys. Every line has a marker of its own.
 STYLES = {
-    "rst, sparse targets": ("#08519c", "o", "-"),
-    "rst, dense targets": ("#4292c6", "s", "--"),
+    OURS: ("#08519c", "o", "-"),
+    OURS_DENSE: ("#4292c6", "s", "--"),
     "rst breakpoints (Triton)": ("#2171b5", "P", ":"),
     "rst tiled (Triton)": ("#6baed6", "X", ":"),
-    "rst portable": ("#9ecae1", "p", ":"),
-    "per-positive loop": ("#a50f15", "^", "-"),
-    "bucketed": ("#d94801", "D", "-"),
-    "dense matrix": ("#fd8d3c", "v", "--"),
-    "sigmoid focal loss": ("#252525", "h", "-"),
+    PORTABLE: ("#9ecae1", "p", ":"),
+    LOOP: ("#a50f15", "^", "-"),
+    BUCKETED: ("#d94801", "D", "-"),
+    MATRIX: ("#fd8d3c", "v", "--"),
+    FOCAL: ("#252525", "h", "-"),
     "binary cross-entropy": ("#737373", "<", "--"),
     "quality focal loss": ("#a6a6a6", ">", "--"),
 }
@@ -36,7 +36,7 @@ COLORS = 64
 
 
 def write_plots(session: Session, folder: Path) -> dict[str, Path]:
-    """Draws what the session has figures for; paths by title."""
+    """Draws every plot that the session has values for; returns paths by title."""
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
     for title, draw in PLOTS.items():
@@ -50,14 +50,14 @@ def write_plots(session: Session, folder: Path) -> dict[str, Path]:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """As a PNG of few colours, a quarter of the size: reports are kept in the tree."""
+    """As a PNG of few colours, a quarter of the size: reports are kept in the repository."""
     drawn = BytesIO()
     figure.savefig(drawn, dpi=DOTS)
     Image.open(drawn).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def _lines(axes: Axes, session: Session, table: str, x: str, value: Callable[[Record], float | None]) -> bool:
-    """One line for each contender; whether there was any figure."""
+    """One line for each contender; returns whether there was any."""
     for contender in session.values("contender", table=table):
         records = session.select(table=table, contender=contender)
         points = [(record.extra[x], value(record)) for record in records]
@@ -86,7 +86,7 @@ def _time_against_positives(session: Session, axes: Axes) -> bool:
 
 
 def _time_against_logits(session: Session, axes: Axes) -> bool:
-    axes.set_xlabel("logits M (1,500 of them positives)")
+    axes.set_xlabel("logits M (1,500 positives)")
     axes.set_ylabel("forward + backward, ms")
     return _lines(axes, session, "negatives", "logits", lambda record: 1e3 * record.median)
 
@@ -98,7 +98,7 @@ def _error(session: Session, axes: Axes) -> bool:
 
 
 def _bandwidth(session: Session, axes: Axes) -> bool:
-    axes.set_xlabel("logits M (1,500 of them positives)")
+    axes.set_xlabel("logits M (1,500 positives)")
     axes.set_ylabel("12 bytes a logit, % of the copy bandwidth")
     share = _lines(
         axes, session, "negatives", "logits", lambda r: None if r.bandwidth_share is None else 100 * r.bandwidth_share

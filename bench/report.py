@@ -1,4 +1,4 @@
-"""Turns the JSON of one benchmark session into a Markdown report with plots beside it.
+"""Writes the Markdown report of one benchmark session, with plots beside it, from its JSON.
 
 python bench/report.py results.json [report.md]     plots go to the folder report/
 """
@@ -13,12 +13,12 @@ from session import Session, read_session
 from tables import evidence_table, head_tables, memory_table, step_table, sweep_table
 
 HOW_ON_GPU = """\
-Time is the device's, between two events in its queue, median of the rounds. Before each round the caches are
-overwritten and the queue is kept full, as in training, where the host runs ahead; what makes the host wait is measured
-in full. Memory is the allocator's peak."""
+Time is the time between two events in the device's queue, median of the rounds. Before each round the caches are
+overwritten and the queue is filled, as in training, where the host runs ahead. A wait of the host counts in full.
+Memory is the allocator's peak."""
 HOW_ON_CPU = """\
-Time is the wall clock's, median of the rounds; caches are not cleared between them. Memory is the process's peak as the
-operating system counts it, one process for each figure, at the stage "early"."""
+Time is the wall clock's, median of the rounds. Caches are not cleared between rounds. Memory is the peak of a process
+as the operating system counts it, at the stage "early", with a process of its own for each measurement."""
 
 
 def write_report(source: Path, target: Path) -> None:
@@ -26,41 +26,41 @@ def write_report(source: Path, target: Path) -> None:
     session = read_session(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     plots = write_plots(session, target.with_suffix(""))
-    pictures = {title: f"![{title}]({path.relative_to(target.parent).as_posix()})" for title, path in plots.items()}
+    links = {title: f"![{title}]({path.relative_to(target.parent).as_posix()})" for title, path in plots.items()}
 
-    def picture(title: str) -> list[str]:
-        return ["", pictures[title]] if title in pictures else []
+    def plot(title: str) -> list[str]:
+        return ["", links[title]] if title in links else []
 
     lines = [
         *_opening(session),
         "",
-        "## What must be seen",
+        "## Goals",
         "",
-        "A range is over stages, shapes or precisions; its worse end decides.",
+        "A range covers stages, shapes or precisions. Its worse end decides.",
         "",
         *goals_table(session),
         "",
         "## Heads",
         "",
-        "In brackets: the median in medians of `rst, sparse targets`; above 1 is slower than ours.",
+        "In brackets: the ratio to the median of `rst, sparse targets`; above 1 is slower than rst.",
         *head_tables(session),
         "",
-        "## Against the number of logits",
+        "## Growing number of logits",
         "",
         '1,500 positives, stage "early".',
-        *picture("Time against logits"),
-        *picture("Share of the copy bandwidth"),
+        *plot("Time against logits"),
+        *plot("Share of the copy bandwidth"),
         *sweep_table(session, "negatives"),
         "",
-        "## Against the number of positives",
+        "## Growing number of positives",
         "",
         '1,000,000 negatives, stage "early".',
-        *picture("Time against positives"),
-        *picture("Error against the exact gradient"),
+        *plot("Time against positives"),
+        *plot("Error against the exact gradient"),
         *sweep_table(session, "positives"),
         "",
         "## Peak memory beyond inputs and gradient, MiB",
-        *picture("Peak memory"),
+        *plot("Peak memory"),
         *memory_table(session),
         "",
         "## Training step",
@@ -68,15 +68,15 @@ def write_report(source: Path, target: Path) -> None:
         "",
         "## Evaluation and the check of data",
         "",
-        "Wall clock. An evaluator gets the annotation file and a list of detections; whoever differs from pycocotools",
-        "or lvis on a smaller set is not timed. The check is timed from the command line, with a look at every header.",
+        "Wall clock. An evaluator gets the annotation file and a list of detections. It is timed only if it agrees",
+        "with pycocotools or lvis on a smaller set. The check is timed as a command, and opens every image file.",
         *judging_tables(session),
         "",
         "## Static evidence",
         "",
-        "Compiled, not run: no GPU is needed for it. Ranges are over dtypes, hard and smooth steps and ways to ignore.",
-        "Registers are per thread, spilled and stack in bytes per thread (on AMD spilled registers), shared memory in",
-        "bytes per program. Instructions are the code's length: loops count once.",
+        "Compiled, not run: no GPU is needed. Ranges cover dtypes, hard and smooth steps, and forms of `ignore`.",
+        "Registers: per thread. Spilled, stack: bytes per thread (on AMD: spilled registers). Shared: bytes per",
+        "program. Instructions: the length of the code, in which a loop counts once.",
         *evidence_table(session),
     ]
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -92,23 +92,23 @@ def _opening(session: Session) -> list[str]:
         "",
         f"{machine['threads']} threads of the CPU; {', '.join(versions)}, Python {machine['python_version']}; commit "
         f"{session.commit}; {session.date}.",
-        f"A copy moves {machine['copy_bandwidth'] / 1e9:,.1f} GB/s, read and written.",
+        f"A copy reads and writes {machine['copy_bandwidth'] / 1e9:,.1f} GB/s.",
         "Written by `make bench`.",
         "",
-        "Forward and backward together. The gradient's error is relative, in the L1 norm, against the exact loss in",
-        "float64; an exact contender above 1e-5 is refused. Stages are distributions of logits (bench/shapes.py).",
-        "Bandwidth is the time that 12 bytes a logit (two reads and the gradient's write) take at the speed of a copy,",
-        "as a share of the contender's time.",
+        "Forward and backward together. The error of a gradient is its L1 distance from the exact gradient in float64,",
+        "divided by the L1 norm of that. An exact contender with an error above 1e-5 is not reported. Stages are",
+        "distributions of logits (bench/shapes.py). Bandwidth is the time to copy 12 bytes a logit (two reads, and the",
+        "write of the gradient), as a share of the contender's time.",
         HOW_ON_GPU if session.on_gpu else HOW_ON_CPU,
     ]
     if not session.on_gpu:
-        lines.append("`rst` is the portable backend here.")
+        lines.append("`rst` is the torch backend here.")
     if absent:
         lines.append(f"Not measured: {', '.join(absent)}.")
     if checks:
         lines.append(
-            f"The float64 truth was compared with the per-positive loop in float64 on {len(checks)} rankings: relative"
-            f" difference {max(checks):.0e} at the most."
+            f"The truth in float64 was compared with the per-positive loop in float64 on {len(checks)} rankings: the"
+            f" largest relative difference is {max(checks):.0e}."
         )
     return lines
 

@@ -1,4 +1,4 @@
-"""One benchmark session as its JSON tells it: what the tables, the plots and the goals are made of."""
+"""One benchmark session, read from its JSON: the input of the tables, the plots and the goals."""
 
 import json
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ class Record:
 
     median: float  # seconds
     rounds: int
-    extra: dict[str, Any]  # extra_info: table, contender, and what the table's tests put beside
+    extra: dict[str, Any]  # extra_info: table, contender, and the other entries of its table
 
     def __getattr__(self, name: str) -> Any:
-        """What is not there is None: a GPU says more than a CPU."""
+        """An entry; None where there is none (a session on a GPU has more entries)."""
         return self.extra.get(name)
 
 
 @dataclass(frozen=True)
 class Session:
-    """All records in the order in which they were taken, and what was said beside them."""
+    """All records in the order of measurement, and the facts stored beside them."""
 
     machine: dict[str, Any]
     commit: str
@@ -40,7 +40,7 @@ class Session:
         return [record for record in self.records if all(record.extra.get(key) == where[key] for key in where)]
 
     def find(self, **where: Any) -> Record | None:
-        """The record with these entries; more than one is a mistake."""
+        """The record with these entries; more than one is an error."""
         found = self.select(**where)
         assert len(found) <= 1, f"{len(found)} records with {where}"
         return found[0] if found else None
@@ -50,18 +50,18 @@ class Session:
         return list(dict.fromkeys(record.extra[key] for record in self.select(**where) if key in record.extra))
 
     def peak(self, shape: str, contender: str) -> float | None:
-        """MiB beyond inputs and gradient: on a GPU the most of all stages, on a CPU from a process of its own."""
+        """MiB beyond inputs and gradient: on a GPU the maximum over stages, on a CPU that of a process of its own."""
         records = self.select(shape=shape, contender=contender)
         peaks = [record.peak_mib for record in records if record.peak_mib is not None]
         return max(peaks) if peaks else None
 
     def left_out(self, **where: Any) -> list[dict[str, Any]]:
-        """The cases with these entries that were not taken, each with its reason."""
+        """The cases with these entries that were not measured, each with its reason."""
         return [case for case in self.facts["left_out"] if all(case.get(key) == where[key] for key in where)]
 
 
 def read_session(path: Path) -> Session:
-    """From the JSON that pytest-benchmark wrote, with what bench/conftest.py put into it."""
+    """Reads the JSON of pytest-benchmark, with the additions of bench/conftest.py."""
     written = json.loads(path.read_text())
     records = [
         Record(entry["stats"]["median"], entry["stats"]["rounds"], entry["extra_info"])
@@ -72,7 +72,7 @@ def read_session(path: Path) -> Session:
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits, whatever the size."""
+    """Milliseconds with three significant digits."""
     return significant(seconds * 1e3)
 
 

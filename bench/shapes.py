@@ -1,9 +1,9 @@
-"""Rankings as real heads make them, from initialisation to a trained detector.
+"""Rankings like those of real heads, from initialisation to a trained detector.
 
-M  logits      P  positives      N  negatives
+    M  logits    P  positives    N  negatives
 
-The heads are those of the Rank & Sort paper with 4 images of 1333 x 800 pixels per process; positives follow its
-table 10.
+The heads are those of the Rank & Sort paper, with 4 images of 1333 x 800 pixels per process. The numbers of positives
+follow its table 10.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Stage = Literal["initialisation", "early", "late"]
 
 @dataclass(frozen=True)
 class Shape:
-    """How many positives among how many negatives."""
+    """The size of a ranking."""
 
     positives: int
     negatives: int
@@ -28,20 +28,25 @@ class Shape:
         return f"{self.negatives + self.positives:,} logits, {self.positives:,} positives"
 
 
+# The shapes that goals and tests name
+RPN, LVIS_RCNN, ATSS = "RPN, all anchors", "LVIS R-CNN", "ATSS / PAA"
+MILLION, TWENTY_MILLION = "P 2,000, N 1 M", "P 2,000, N 20 M"
 SHAPES = {
-    "RPN, all anchors": Shape(160, 1_070_000),
+    RPN: Shape(160, 1_070_000),
     "R-CNN, 80 classes": Shape(280, 320_000),
     "Cascade R-CNN stage": Shape(1000, 640_000),
-    "LVIS R-CNN": Shape(460, 4_800_000),
+    LVIS_RCNN: Shape(460, 4_800_000),
     "LVIS RPN": Shape(300, 1_070_000),
-    "ATSS / PAA": Shape(1500, 21_400_000),
+    ATSS: Shape(1500, 21_400_000),
     "DETR decoder": Shape(30, 96_000),
     "pixels, P 5,000": Shape(5000, 100_000),
     "pixels, P 20,000": Shape(20_000, 100_000),
-    "P 2,000, N 1 M": Shape(2000, 1_000_000),
-    "P 2,000, N 20 M": Shape(2000, 20_000_000),
+    MILLION: Shape(2000, 1_000_000),
+    TWENTY_MILLION: Shape(2000, 20_000_000),
 }
-SWEEP_STAGE: Stage = "early"  # positives and negatives overlap, and most negatives are in sight of some positive
+SWEEP_STAGE: Stage = (
+    "early"  # positives and negatives overlap; most negatives are within delta of a positive, or above one
+)
 SWEEP_POSITIVES = [Shape(positives, 1_000_000) for positives in (1, 5, 20, 100, 500, 2000, 5000, 20_000)]
 SWEEP_NEGATIVES = [Shape(1500, negatives) for negatives in (10_000, 100_000, 1_000_000, 5_000_000, 20_000_000)]
 
@@ -55,7 +60,7 @@ STAGES: dict[Stage, tuple[tuple[float, float], tuple[float, float]]] = {
 
 @dataclass(frozen=True)
 class Sample:
-    """One ranking, with its targets in every form that a contender takes."""
+    """One ranking, with its targets in every form that contenders need."""
 
     logits: Tensor  # (M,) float32
     dense: Tensor  # (M,) float32: the quality of a positive, 0 of a negative
@@ -71,12 +76,12 @@ class Sample:
 
 
 def sample(shape: Shape, stage: Stage, device: torch.device | str = "cpu", seed: int = 0) -> Sample:
-    """Normal logits of that stage; qualities as of assigned anchors, in [0.5, 1). The same on every device."""
+    """Normally distributed logits of that stage; qualities in [0.5, 1). The same values on every device."""
     generator = torch.Generator().manual_seed(seed)
     size = shape.positives + shape.negatives
     (mean, spread), (positive_mean, positive_spread) = STAGES[stage]
     logits = torch.empty(size).normal_(mean, spread, generator=generator)
-    index = _places(size, shape.positives, generator)
+    index = _indices(size, shape.positives, generator)
     positives = torch.empty(shape.positives).normal_(positive_mean, positive_spread, generator=generator)
     logits[index] = positives
     quality = torch.rand(shape.positives, generator=generator) / 2 + 0.5
@@ -91,8 +96,8 @@ def sample(shape: Shape, stage: Stage, device: torch.device | str = "cpu", seed:
     )
 
 
-def _places(size: int, count: int, generator: torch.Generator) -> Tensor:
-    """`count` distinct places below `size`, ascending; no permutation of all of them where few are asked for."""
+def _indices(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """`count` distinct indices below `size`, ascending, without a permutation of all where `count` is small."""
     if 4 * count > size:
         return torch.randperm(size, generator=generator)[:count].sort().values
     drawn = torch.randint(size, (2 * count,), generator=generator).unique()

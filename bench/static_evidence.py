@@ -1,9 +1,9 @@
-"""What every Triton kernel takes on GPUs that need not be there: registers, spills, stack, shared memory, instructions.
+"""Compiles every Triton kernel for several GPUs: registers, spills, stack, shared memory, instructions.
 
-PYTHONPATH=tests/support python bench/static_evidence.py results.json     without TRITON_INTERPRET; no GPU needed
+PYTHONPATH=tests/support python bench/static_evidence.py results.json     without TRITON_INTERPRET
 
-Instructions are those of one program's machine code, padding left out. They say how long the code is, not how long it
-runs: loops count once.
+No GPU is needed. Instructions are counted in the machine code of one program, without padding. They are the length of
+the code and not its time: a loop counts once.
 """
 
 import json
@@ -26,18 +26,18 @@ AMD_LINE = re.compile(r"^\t([a-z]\w*)(?:\s|$)", re.MULTILINE)
 
 
 def sass_instructions(listing: str) -> int:
-    """Instructions in what cuobjdump prints, without the NOPs that pad it."""
+    """Instructions in the output of cuobjdump, without the NOPs of the padding."""
     return sum(name != "NOP" for name in SASS_LINE.findall(listing))
 
 
 def amd_instructions(assembly: str) -> int:
-    """Instructions in AMD assembly up to its end, without the NOPs that pad it; directives begin with a dot."""
+    """Instructions in AMD assembly up to the function's end, without directives (`.name`) and padding NOPs."""
     code = assembly.split("; -- End function")[0]
     return sum(name != "s_nop" for name in AMD_LINE.findall(code))
 
 
 def count_instructions(variant: Variant, target: GPUTarget) -> int:
-    """Of the machine code for `target`."""
+    """Instructions of the machine code for `target`."""
     compiled = triton.compile(variant.source(), target=target, options=variant.options)
     if target.backend == "hip":
         return amd_instructions(compiled.asm["amdgcn"])
@@ -50,11 +50,11 @@ def count_instructions(variant: Variant, target: GPUTarget) -> int:
 
 
 def evidence_of(name: str) -> list[dict[str, object]]:
-    """One entry for each target, of the variant with this name."""
+    """One entry for each target, for the variant with this name."""
     variant = variants()[name]
     return [
         {
-            # with its file: two algorithms have a kernel of the same name
+            # with its file: kernels of two algorithms have the same name
             "kernel": f"{variant.kernel.fn.__module__.rpartition('.')[2]}.{variant.kernel.fn.__name__}",
             "variant": name,
             "target": target,
@@ -66,7 +66,7 @@ def evidence_of(name: str) -> list[dict[str, object]]:
 
 
 def evidence() -> list[dict[str, object]]:
-    """One entry for each kernel, variant and target; a process for each core compiles."""
+    """One entry for each kernel, variant and target, compiled in one process for each core."""
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         return [entry for entries in pool.map(evidence_of, variants()) for entry in entries]
 

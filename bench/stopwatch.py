@@ -1,4 +1,4 @@
-"""How long a loss takes inside a training step, forward and backward, by what it is called with and what it returns."""
+"""Times a loss inside a training step, forward and backward, by hooks on its inputs and its outputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,10 @@ from torch.autograd import Function
 
 
 class Passage(Function):
-    """Hands tensors through and says when their gradients come back.
+    """Returns its tensors unchanged and calls `note` when their gradients arrive.
 
-    Autograd runs what was recorded last first: right after the loss, before anything that was recorded before it.
+    Autograd runs in the reverse order of recording. So `note` is called right after the loss's backward, before the
+    backward of anything that was recorded earlier.
     """
 
     @staticmethod
@@ -19,7 +20,7 @@ class Passage(Function):
         return tuple(tensor.view_as(tensor) for tensor in tensors)
 
     @staticmethod
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - of any number
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - any number of gradients
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
         ctx.note()
@@ -27,7 +28,7 @@ class Passage(Function):
 
 
 class Stopwatch:
-    """Wraps a ranking loss; its spans are the forward and the backward of every call, on `clock`."""
+    """Wraps a ranking loss. Its spans are the forward and the backward of every call, on `clock`."""
 
     def __init__(self, loss: Callable, clock: Callable) -> None:
         self.loss, self.clock = loss, clock
@@ -40,7 +41,7 @@ class Stopwatch:
         begin = self.clock()
         result = self.loss(levels, targets, **arguments)
         self.spans.append([begin, self.clock()])
-        for part in result:  # its hook runs right before the loss's backward
+        for part in result:  # a hook on an output runs right before the loss's backward
             part.register_hook(lambda gradient: self._begin(backward))
         return result
 

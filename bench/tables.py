@@ -3,14 +3,14 @@
 from itertools import groupby
 from typing import Any
 
-from goals import OURS
+from contenders import OURS
 from session import STAGES, Record, Session, milliseconds, significant
 
 NOTHING = "–"
 
 
 def head_tables(session: Session) -> list[str]:
-    """One table for each head: contenders by stages, and what they cost beside time."""
+    """One table for each head: times by stage, error, memory and bandwidth of every contender."""
     lines = []
     for shape in session.values("shape", table="head"):
         records = session.select(table="head", shape=shape)
@@ -33,7 +33,7 @@ def head_tables(session: Session) -> list[str]:
 
 
 def sweep_table(session: Session, table: str) -> list[str]:
-    """Contenders by shapes: medians and ratios; below, the bucketed method's error."""
+    """Contenders by shapes: medians and ratios; below an approximate contender, its error."""
     shapes = session.values("shape", table=table)
     if not shapes:
         return ["", "Not measured in this session."]
@@ -66,22 +66,22 @@ def memory_table(session: Session) -> list[str]:
 
 
 def step_table(session: Session) -> list[str]:
-    """Training steps: medians, ratios to the twin with another loss, the ranking losses' share, and on a GPU memory."""
+    """Training steps: medians, ratios to the baseline, time in the ranking losses, and on a GPU the peak memory."""
     lines = []
     for setting in session.values("setting", table="step"):
         lines += [
             "",
             f"### {setting}",
             "",
-            "| step | median, ms | in steps of its twin | share of the ranking losses | peak, MiB |",
+            "| step | median, ms | / baseline | in the ranking losses | peak, MiB |",
             "|---|---|---|---|---|",
         ]
         for record in session.select(table="step", setting=setting):
-            twin = session.find(table="step", setting=setting, contender=record.twin)
-            ratio = significant(record.median / twin.median) if twin else NOTHING
+            baseline = session.find(table="step", setting=setting, contender=record.baseline)
+            ratio = significant(record.median / baseline.median) if baseline else NOTHING
             share = NOTHING if record.loss_share is None else f"{100 * record.loss_share:.1f} %"
             peak = NOTHING if record.peak_mib is None else significant(record.peak_mib)
-            name = record.contender + (", the twin" if record.contender == record.twin else "")
+            name = record.contender + (" (baseline)" if record.contender == record.baseline else "")
             lines.append(f"| {name} | {milliseconds(record.median)} | {ratio} | {share} | {peak} |")
     prefix = "training step, "
     missing = {name: why for name, why in session.facts["not_measured"].items() if name.startswith(prefix)}
@@ -112,7 +112,7 @@ def evidence_table(session: Session) -> list[str]:
 
 
 def _time(session: Session, **where: Any) -> str:
-    """Median in ms and, in brackets, in medians of ours."""
+    """Median in ms and, in brackets, its ratio to the median of `OURS`."""
     record = session.find(**where)
     if record is None:
         refused = [case for case in session.facts["refused"] if all(case.get(key) == where[key] for key in where)]

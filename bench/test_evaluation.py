@@ -1,7 +1,7 @@
-"""AP and oLRP beside the published evaluators, which know AP alone, on sets of COCO's and LVIS's size.
+"""AP and oLRP by rst beside AP by the published evaluators, on sets of COCO's and LVIS's size.
 
-The goal is at most 1.3 times pycocotools' time. Each evaluator gets the annotation file and a list of results; whoever
-differs from the published numbers on a smaller set is not timed.
+The goal is at most 1.3 times pycocotools' time. Each evaluator gets the annotation file and a list of results. It is
+timed only if it gives the published numbers on a smaller set.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ from pycocotools.cocoeval import COCOeval
 from rst.evaluation import evaluate_detections
 
 FASTER, LVIS = "faster-coco-eval, AP", "lvis, AP"
-ROUNDS = {OURS: 3}  # the others run once: minutes
+ROUNDS = {OURS: 3}  # the others take minutes and run once
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A set made for the measurement, and a smaller one that is checked."""
+    """The sizes of a generated data set; a smaller one is checked first."""
 
     make: Callable[..., tuple[dict[str, Any], list[dict[str, Any]]]]
     images: int
@@ -54,12 +54,12 @@ class Setting:
 
 SETTINGS = {
     COCO_BOXES: Setting(coco_set, 5000, 100, 80, "bbox", (PYCOCOTOOLS, FASTER, OURS)),
-    "COCO masks, 300 pictures x 100 detections": Setting(
+    "COCO masks, 300 images x 100 detections": Setting(
         coco_set, 300, 100, 80, "segm", (PYCOCOTOOLS, FASTER, OURS), side=320
     ),
-    "LVIS boxes, 200 pictures x 300 detections": Setting(federated_set, 200, 300, 1203, "bbox", (LVIS, OURS)),
+    "LVIS boxes, 200 images x 300 detections": Setting(federated_set, 200, 300, 1203, "bbox", (LVIS, OURS)),
 }
-CHECKED = 20  # pictures
+CHECKED = 20  # images
 
 
 def pycocotools_metrics(file: Path, results: list[dict[str, Any]], iou_type: str) -> np.ndarray:
@@ -86,7 +86,7 @@ def faster_metrics(file: Path, results: list[dict[str, Any]], iou_type: str) -> 
 
 def lvis_metrics(file: Path, results: list[dict[str, Any]], iou_type: str) -> np.ndarray:
     vars(np).setdefault("float", float)  # numpy's old alias, which lvis 0.5.3 needs
-    sys.modules.setdefault("cv2", ModuleType("cv2"))  # it draws pictures with that
+    sys.modules.setdefault("cv2", ModuleType("cv2"))  # lvis only draws with it
     from lvis.eval import LVISEval
     from lvis.lvis import LVIS as Annotated
     from lvis.results import LVISResults
@@ -112,7 +112,7 @@ EVALUATORS = {
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
-    """The sets of this session by setting, made when they are first asked for."""
+    """The data sets of this session by setting, made at their first use."""
     return {}
 
 
@@ -139,7 +139,7 @@ def test_evaluation(benchmark, built, tmp_path_factory, tmp_path, setting, evalu
     benchmark.extra_info.update(table=EVALUATION, shape=setting, contender=evaluator)
     benchmark.pedantic(
         measure,
-        # The published ones write into the list
+        # the published evaluators write into the list
         setup=lambda: ((file, results if evaluator == OURS else copy.deepcopy(results), chosen.iou_type), {}),
         rounds=ROUNDS.get(evaluator, 1),
     )

@@ -1,17 +1,14 @@
-"""Forward and backward of the Rank & Sort loss beside the published ways and the pointwise losses, head by head.
-
-Ratios are made of medians from one session on one machine: `make bench` writes them to a report.
-"""
+"""Forward and backward of the Rank & Sort loss beside the published ways and the pointwise losses, head by head."""
 
 import pytest
 from contenders import BUCKETED, CONTENDERS, FOCAL, HERE, OURS
 from device import DEVICE
 from measure import measure, timed_on_device
-from shapes import SHAPES, STAGES, SWEEP_NEGATIVES, SWEEP_POSITIVES, SWEEP_STAGE, sample
+from shapes import RPN, SHAPES, STAGES, SWEEP_NEGATIVES, SWEEP_POSITIVES, SWEEP_STAGE, TWENTY_MILLION, sample
 
 REPEATS = 100
-# beside ATSS, of much the same size, the rest would say nothing new
-FEW = {"P 2,000, N 20 M": [OURS, BUCKETED, FOCAL]}
+# ATSS has about the same size: there all contenders are measured
+FEW = {TWENTY_MILLION: [OURS, BUCKETED, FOCAL]}
 HEADS = [(shape, stage, name) for shape in SHAPES for stage in STAGES for name in FEW.get(shape, HERE)]
 
 
@@ -36,8 +33,8 @@ def test_against_negatives(benchmark, facts, shape, contender):
 
 
 def test_same_bits_every_time(facts):
-    """Repeats of one ranking on this device: how many different gradients there were, down to the last bit."""
-    data = sample(SHAPES["RPN, all anchors"], "early", DEVICE)
+    """The number of distinct outcomes, bit by bit, in repeats of one ranking on this device."""
+    data = sample(SHAPES[RPN], "early", DEVICE)
     outcomes = {_bits(CONTENDERS[OURS].run(data)) for _ in range(REPEATS)}
     facts["determinism"] = {"repeats": REPEATS, "different": len(outcomes), "contender": OURS}
     assert len(outcomes) == 1

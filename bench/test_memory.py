@@ -1,6 +1,6 @@
 """Peak memory on the CPU beyond inputs and gradient, each in a process of its own.
 
-On a GPU every timed run has its peak in `extra_info` already, from the allocator.
+On a GPU every timed run has the allocator's peak in its `extra_info` already.
 """
 
 import os
@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 from contenders import BUCKETED, CONTENDERS, HERE, LOOP, MATRIX, OURS, OURS_DENSE
 from device import ON_GPU
-from shapes import SHAPES, SWEEP_STAGE, sample
+from shapes import ATSS, RPN, SHAPES, SWEEP_STAGE, sample
 
 pytestmark = pytest.mark.skipif(
-    ON_GPU or not Path("/proc/self/clear_refs").exists(), reason="for a CPU, under Linux, which counts a process's peak"
+    ON_GPU or not Path("/proc/self/clear_refs").exists(),
+    reason="for a CPU under Linux, which counts the peak of a process",
 )
 
-# Ours everywhere; all of them at the most logits; those that compare pairs where pairs are many or matrices fit
+# rst at every shape; all contenders at the most logits; those that compare pairs where pairs are many or matrices fit
 COMPARING = [OURS_DENSE, LOOP, MATRIX, BUCKETED]
 PEERS = {
-    "RPN, all anchors": COMPARING,
-    "ATSS / PAA": [name for name in HERE if name != OURS],
+    RPN: COMPARING,
+    ATSS: [name for name in HERE if name != OURS],
     "pixels, P 20,000": COMPARING,
 }
 CASES = [(shape, name) for shape in SHAPES for name in (OURS, *PEERS.get(shape, []))]
@@ -39,7 +40,7 @@ def test_peak_beyond_inputs_and_gradient(benchmark, facts, shape, contender):
     script = Path(__file__).with_name("memory.py")
     command = [sys.executable, str(script), contender, str(where.positives), str(where.negatives)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    benchmark.group = "peak memory beyond inputs and gradient (the time is a whole process's)"
+    benchmark.group = "peak memory beyond inputs and gradient (the time is that of a whole process)"
     run = benchmark.pedantic(
         subprocess.run, (command,), {"capture_output": True, "text": True, "env": environment}, rounds=1
     )

@@ -1,4 +1,4 @@
-"""The kernels compiled for GPUs that this machine need not have, in a process without Triton's interpreter."""
+"""The kernels, compiled for several GPUs, in a process without Triton's interpreter. No GPU is needed."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 
 def test_every_kernel_compiles_for_every_target(facts, tmp_path):
     try:
-        import triton  # noqa: F401 - asked for before a process is started in vain
+        import triton  # noqa: F401 - without it the process below would fail
     except ImportError:
         facts["not_measured"]["static evidence"] = "needs the package triton"
         pytest.skip("needs the package triton")

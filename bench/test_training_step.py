@@ -1,7 +1,7 @@
-"""Training steps that rank all anchors, beside their twins: the same assembly with another loss.
+"""Training steps with ranking losses beside their baselines: the same detector with another loss.
 
-RS Faster R-CNN beside sampled cross-entropy, RS-ATSS beside focal loss; both also with the published per-positive loop
-in the place of `rank_sort`.
+RS Faster R-CNN beside sampled cross-entropy, RS-ATSS beside focal loss. Both are also measured with the published
+per-positive loop instead of `rank_sort`.
 """
 
 from collections.abc import Callable
@@ -33,9 +33,9 @@ WARM_UP = 2
 class Contender:
     """A way to train a detector."""
 
-    arguments: dict[str, Any]  # of the detector's function, beside the setting's
+    arguments: dict[str, Any]  # for the detector's function, added to the setting's
     rounds: int = 10
-    loop: bool = False  # in the place of `rank_sort`
+    loop: bool = False  # the per-positive loop instead of `rank_sort`
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Detector:
     """A detector under several losses."""
 
     build: Callable[..., Any]
-    ranking_losses: int  # of a step, where it ranks
+    ranking_losses: int  # calls of `rank_sort` in a step of a ranking contender
     contenders: dict[str, Contender]
-    twin: str  # the contender in whose steps the others are told
+    baseline: str  # the contender whose step the others are compared with
 
 
 DETECTORS = {
@@ -57,7 +57,7 @@ DETECTORS = {
             "sampled cross-entropy": Contender({"loss": "cross_entropy"}),
             "RS with the per-positive loop": Contender(RANKING, rounds=4, loop=True),
         },
-        twin="sampled cross-entropy",
+        baseline="sampled cross-entropy",
     ),
     "atss": Detector(
         detectors.atss,
@@ -68,7 +68,7 @@ DETECTORS = {
             "focal loss, its own anchors": Contender({"loss": "focal"}),
             "RS-ATSS with the per-positive loop": Contender(RANKING, rounds=4, loop=True),
         },
-        twin="focal loss, the same anchors",
+        baseline="focal loss, the same anchors",
     ),
 }
 
@@ -78,7 +78,7 @@ class Setting:
     """A detector and the batch it trains on."""
 
     detector: str
-    arguments: dict[str, Any]  # of its function
+    arguments: dict[str, Any]  # for its function
     images: int
     height: int
     width: int
@@ -120,7 +120,7 @@ CASES = [(setting, name) for setting, what in SETTINGS.items() for name in DETEC
 
 
 def batch(setting: Setting) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Images of noise with boxes of a fifth of their sides: a step's time does not look closer."""
+    """Images of noise, with boxes of about 0.08 to 0.23 of their sides: enough to time a step."""
     generator = torch.Generator().manual_seed(0)
     extent = torch.tensor([setting.width, setting.height])
     images, targets = [], []
@@ -141,14 +141,14 @@ def test_step(benchmark, facts, monkeypatch, setting, contender):
         facts["not_measured"][f"training step, {setting}"] = "needs a GPU"
         pytest.skip("needs a GPU")
     detector = DETECTORS[chosen.detector]
-    way = detector.contenders[contender]
-    watch = Stopwatch(per_positive_rank_sort if way.loop else rank_sort, CLOCK)
+    chosen_contender = detector.contenders[contender]
+    watch = Stopwatch(per_positive_rank_sort if chosen_contender.loop else rank_sort, CLOCK)
     monkeypatch.setattr("rst.detectors.losses.ranking.rank_sort", watch)
     torch.manual_seed(0)
-    model = detector.build(**{**chosen.arguments, **way.arguments}).to(DEVICE).train()
+    model = detector.build(**{**chosen.arguments, **chosen_contender.arguments}).to(DEVICE).train()
     images, targets = batch(chosen)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    steps: list[list[list[Any]]] = []  # of each, its own span and then those of its losses
+    steps: list[list[list[Any]]] = []  # for each step its own span, then those of its losses
 
     def precision() -> AbstractContextManager[object]:
         return torch.autocast(DEVICE.type, torch.bfloat16) if chosen.autocast else nullcontext()
@@ -163,14 +163,14 @@ def test_step(benchmark, facts, monkeypatch, setting, contender):
         steps.append([[begin, CLOCK()], *watch.take()])
 
     benchmark.group = f"training step, {setting}"
-    benchmark.extra_info.update(table="step", setting=setting, contender=contender, twin=detector.twin)
+    benchmark.extra_info.update(table="step", setting=setting, contender=contender, baseline=detector.baseline)
     if ON_GPU:
         torch.cuda.reset_peak_memory_stats()
-    benchmark.pedantic(step, rounds=way.rounds, warmup_rounds=WARM_UP)
+    benchmark.pedantic(step, rounds=chosen_contender.rounds, warmup_rounds=WARM_UP)
     if ON_GPU:
         benchmark.extra_info["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
-    expected = 2 * detector.ranking_losses if way.arguments == RANKING else 0
-    assert {len(spans) - 1 for spans in steps} == {expected}, "every ranking loss, forward and backward"
+    expected = 2 * detector.ranking_losses if chosen_contender.arguments == RANKING else 0
+    assert {len(spans) - 1 for spans in steps} == {expected}, "spans: forward and backward of every ranking loss"
     seconds = [[end - begin for begin, end in spans] for spans in steps[WARM_UP:]]
     if expected:
         benchmark.extra_info["loss_share"] = median(sum(losses) / whole for whole, *losses in seconds)

@@ -1,7 +1,7 @@
-"""What our losses are measured against: the published ways to rank, and the pointwise losses that users else pay.
+"""The peers of rst's losses: the published ways to rank, and the usual pointwise losses.
 
-Every file is written from its paper. All take flat logits (M,) and dense targets (M,) and give an `Outcome`, so that a
-benchmark cannot time a forward pass without its backward.
+Every file is written from its paper. All take flat logits (M,) and dense targets (M,) and return an `Outcome` with the
+gradient, so a benchmark always times forward and backward.
 """
 
 from .bucketed import bucketed, bucketed_bytes

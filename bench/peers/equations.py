@@ -1,6 +1,6 @@
-"""What the ranking peers share: H, the error that counts as none, and the sorting part over the positives.
+"""Shared by the ranking peers: H, the smallest mass that makes an update, and the sorting part over the positives.
 
-P  positives      M  logits      x_ij = s_j - s_i
+P  positives    M  logits    x_ij  s_j - s_i
 """
 
 from typing import NamedTuple
@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# An error that nothing outranks has nobody to be spread over: below this mass it makes no update (published code).
+# No update where a positive has (almost) no logits above it: its error cannot be distributed (published code).
 MASS_FLOOR = 1e-10
 
 
 class Outcome(NamedTuple):
-    """Values of both parts and the gradient of their sum; a pointwise loss has one value, and 0 for the other."""
+    """Values of both parts and the gradient of their sum. A pointwise loss has one value; the other is 0."""
 
     ranking: Tensor  # ()
     sorting: Tensor  # ()
@@ -28,7 +28,7 @@ def step(difference: Tensor, delta: float) -> Tensor:
 
 
 class AmongPositives(NamedTuple):
-    """What P x P matrices say about the positives alone."""
+    """Sums over the P x P pairs of positives."""
 
     rank: Tensor  # (P,) rank+, the self pair counting H(0)
     sorting_error: Tensor  # (P,) S

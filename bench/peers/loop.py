@@ -1,6 +1,6 @@
 """Rank & Sort as it was published: Oksuz, Cam, Akbas, Kalkan, ICCV 2021, section 4 and the algorithm in its code.
 
-M  logits      P  positives      R  negatives that some positive can see
+M  logits    P  positives    R  visible negatives (at most delta below some positive)
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from .equations import MASS_FLOOR, Outcome, step
 
 
 def per_positive_loop(logits: Tensor, targets: Tensor, delta: float = 0.5) -> Outcome:
-    """One positive at a time against all that it can see.
+    """One positive at a time against all visible logits.
 
-    Like the original it first drops the negatives below every positive's reach, asks per positive whether there is an
-    error to spread, and makes the gradient while it computes the value. O(P (P + R)) time in two dozen operator calls
-    for each positive, O(M) memory. At least one positive is needed, as in the original.
+    As in the original, negatives more than delta below every positive are dropped first, each positive is asked whether
+    it has an error to distribute, and the gradient is computed together with the value. O(P (P + R)) time in two dozen
+    operator calls for each positive, O(M) memory. Needs at least one positive, as the original does.
     """
     is_positive = targets > 0
     positives, quality = logits[is_positive], targets[is_positive]
@@ -60,7 +60,7 @@ def per_positive_loop(logits: Tensor, targets: Tensor, delta: float = 0.5) -> Ou
 
 
 class PerPositiveRankSort(Function):
-    """The loop behind autograd: as published, forward makes the gradient and backward scales it."""
+    """The loop as an autograd function. As published, forward computes the gradient and backward scales it."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, delta: float) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ class PerPositiveRankSort(Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator hides the name of ctx
         ctx: Any, ranking: Tensor, sorting: Tensor
     ) -> tuple[Tensor, None, None]:
-        del sorting  # the published code drops it: both parts are meant to be added with equal weight
+        del sorting  # the published code drops it and expects that both parts are added with equal weight
         (gradient,) = ctx.saved_tensors
         return gradient * ranking, None, None
 
@@ -81,7 +81,7 @@ class PerPositiveRankSort(Function):
 def per_positive_rank_sort(
     logits: Sequence[Tensor], targets: SparseTargets, *, delta: float = 0.5, **ours: object
 ) -> RankSortLoss:
-    """The loop with the signature that detectors call `rank_sort` by; arguments of `ours` alone are not looked at."""
+    """The loop with the signature of `rank_sort` that detectors use. Its further arguments (`ours`) are ignored."""
     del ours
     flat = torch.cat([level.reshape(-1) for level in logits]).float()
     if len(targets.index) == 0:
@@ -90,6 +90,6 @@ def per_positive_rank_sort(
     if targets.ignore is not None:
         masks = [targets.ignore] if isinstance(targets.ignore, Tensor) else targets.ignore
         labels.masked_fill_(torch.cat([mask.reshape(-1) for mask in masks]), -1)
-    # a quality of 0 would turn the positive into a negative, and a batch of such would stop the loop
+    # a quality of 0 would turn the positive into a negative; without positives the loop fails
     labels.index_copy_(0, targets.index, targets.quality.detach().to(labels.dtype).clamp(min=1e-6))
     return RankSortLoss(*PerPositiveRankSort.apply(flat, labels, delta))

@@ -1,6 +1,6 @@
-"""The equations with a P x R matrix, as one writes them who vectorises the loop.
+"""The equations with a P x R matrix: the loop, vectorised.
 
-M  logits      P  positives      R  negatives that some positive can see
+M  logits    P  positives    R  visible negatives (at most delta below some positive)
 """
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .equations import MASS_FLOOR, Outcome, among_positives, step
 
-MATRICES = 3  # P x R in float32 that are alive at once, at the most: H and its temporaries
+MATRICES = 3  # P x R in float32, alive at once: H and its temporaries
 
 
 def dense_matrix(logits: Tensor, targets: Tensor, delta: float = 0.5) -> Outcome:

@@ -1,4 +1,4 @@
-"""Losses that look at one logit at a time: what a detector pays for classification without ranking.
+"""Losses of one logit at a time: the cost of classification without ranking.
 
 M  logits
 """

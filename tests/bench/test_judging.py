@@ -38,7 +38,7 @@ def cases() -> list[dict[str, Any]]:
 
 def test_goals_and_tables(tmp_path, cases):
     lines = judging_tables(session_with(tmp_path, cases))
-    assert lines.count("| evaluator | s | in ours |") == 2
+    assert lines.count("| evaluator | s | / rst |") == 2
     assert f"| {PYCOCOTOOLS} | 40.0 once | 6.67 |" in lines
     assert f"| {OURS} | 6.00 | 1.00 |" in lines
     goals = [line for line in lines if "at most" in line]
@@ -46,7 +46,7 @@ def test_goals_and_tables(tmp_path, cases):
         [" at most 1.3 x ", " 0.15 x: reached "],
         [" at most 60 s ", " 30.0 s: reached "],
     ]
-    assert lines[-1] == "The check was of many annotations."
+    assert lines[-1] == "`rst data check` ran on many annotations."
 
 
 @pytest.mark.parametrize(
