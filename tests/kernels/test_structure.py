@@ -1,5 +1,6 @@
 """How far a loss is spread over the files of kernels/, and what the tests of this folder rely on."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rst import kernels
 from rst.kernels import rank_sort
 
 FOLDER = Path(kernels.__file__).parent
+TREE = Path(__file__).parents[2]
 MOST_FILES = {"torch": 12, "triton tiled": 10, "triton breakpoints": 13}
 
 
@@ -34,3 +36,9 @@ def test_unwritten_memory_is_nan():
     assert torch.empty(3).isnan().all()
     assert torch.ones(3).new_empty(3).isnan().all()
     assert torch.empty_like(torch.ones(3)).isnan().all()
+
+
+def test_the_readme_names_every_file():
+    text = (TREE / "kernels" / "README.md").read_text(encoding="utf-8")
+    files = {path.name for path in (TREE / "kernels").glob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"`(\w+\.py)`", text)) == files
