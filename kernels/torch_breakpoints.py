@@ -33,7 +33,7 @@ def count(positives: Tensor, own: Tensor, ranking: Ranking, delta: float) -> Mas
         true_positives = _mass_one_by_one(positives, [(own, None)], delta)
         taken_out = true_positives if ranking.masked is None else _mass_one_by_one(positives, among, delta)
         false_positives = _mass_one_by_one(positives, levels, delta) - taken_out
-        # an empty sum is exactly 0: what rounding leaves is no error
+        # an empty sum is exactly 0: a remainder of rounding is no error
         false_positives = torch.where(false_positives < 1e-9, 0.0 * false_positives, false_positives)
         true_positives = true_positives + 0.0 * false_positives.sum()
     else:

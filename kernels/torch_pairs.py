@@ -31,8 +31,8 @@ def sorting_sums(positives: Tensor, quality: Tensor, delta: float) -> SortingSum
         middle = step[:, left:right]
         better = middle * (gain >= 0)
         missorted = middle - better
-        # Left of the middle block y_j >= y_first >= y_i, right of it y_j < y_last <= y_i: there the sum over j does not
-        # depend on i.
+        # Left of the middle block y_j >= y_first >= y_i, right of it y_j < y_last <= y_i: there |y_j - y_i| is the sum
+        # of a term of j and a term of i.
         above, below = step[:, :left], step[:, right:]
         mass_above, mass_below = above.sum(1), below.sum(1)
         first, last = own[0], own[-1]

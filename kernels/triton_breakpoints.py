@@ -37,7 +37,7 @@ from .triton_step import INTERPRETED, ignore_argument, launch_context, replace_i
 BLOCK = 4096 if INTERPRETED else 256
 WARPS = 1
 # All programs run at once; they walk over the tiles in turn: 27 tiles each of 20 M logits on a GPU of 132
-# multiprocessors, enough to pay for what a program does once.
+# multiprocessors, enough to hide a program's start and end.
 PROGRAMS_PER_MULTIPROCESSOR = 16
 # Atomics to one address wait for each other. Programs add to one of several tables instead, all together at most so
 # many intervals of 16 bytes (4 MiB), or else LEAST_TABLES tables. The interpreter's programs take turns.
@@ -191,7 +191,7 @@ def count(positives: Tensor, own: Tensor, ranking: Ranking, delta: float) -> Mas
     kinks = build_kinks(positives, delta)
     wanted = max(TALLIED_INTERVALS // (kinks.size + 1), LEAST_TABLES)
     tables = min(1 << (wanted.bit_length() - 1), MOST_TABLES)
-    # all positives, those that a mask covers not, and the tables of the logits
+    # the tally of all positives, that of the positives under no mask, and the tables of the logits
     tallies = torch.zeros((tables + 2, kinks.size + 1, 2), dtype=torch.int64, device=positives.device)
     for level, ignore in ranking.levels_with_ignores():
         _tally(kinks, level, ignore, tallies[2:])

@@ -116,44 +116,31 @@ def sorting_sums(positives: Tensor, quality: Tensor, delta: float) -> SortingSum
     constants: dict[str, Any] = {"HARD": delta == 0, "BLOCK_P": BLOCK_P, "BLOCK_N": BLOCK_N}
     with launch_context(positives):
         sorting_sums_kernel[(triton.cdiv(size, BLOCK_P),)](
-            positives.contiguous(),
-            quality.contiguous(),
-            size,
-            sums,
-            inverse_width(delta),
-            **constants,
+            positives.contiguous(), quality.contiguous(), size, sums, inverse_width(delta), **constants
         )
     return SortingSums(*sums)
 
 
 def sorting_demotion(spread: Tensor, positives: Tensor, quality: Tensor, delta: float) -> Tensor:
+    size = len(positives)
     demotion = torch.empty_like(positives)
-    if len(positives):
+    if size:
+        tensors = positives.contiguous(), quality.contiguous(), spread.contiguous()
         constants: dict[str, Any] = {"HARD": delta == 0, "BLOCK_P": BLOCK_P, "BLOCK_N": DEMOTION_BLOCK_N}
         with launch_context(positives):
-            sorting_demotion_kernel[(triton.cdiv(len(positives), DEMOTION_BLOCK_N),)](
-                positives.contiguous(),
-                quality.contiguous(),
-                spread.contiguous(),
-                demotion,
-                len(positives),
-                inverse_width(delta),
-                **constants,
+            sorting_demotion_kernel[(triton.cdiv(size, DEMOTION_BLOCK_N),)](
+                *tensors, demotion, size, inverse_width(delta), **constants
             )
     return demotion
 
 
 def weigh_positives(values: Tensor, positives: Tensor, delta: float) -> Tensor:
+    size = len(positives)
     weighed = torch.empty_like(positives)
-    if len(positives):
+    if size:
         constants: dict[str, Any] = {"HARD": delta == 0, "BLOCK_P": BLOCK_P, "BLOCK_N": BLOCK_N}
         with launch_context(positives):
-            weigh_kernel[(triton.cdiv(len(positives), BLOCK_P),)](
-                positives.contiguous(),
-                values.contiguous(),
-                len(positives),
-                weighed,
-                inverse_width(delta),
-                **constants,
+            weigh_kernel[(triton.cdiv(size, BLOCK_P),)](
+                positives.contiguous(), values.contiguous(), size, weighed, inverse_width(delta), **constants
             )
     return weighed.double()

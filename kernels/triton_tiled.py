@@ -137,11 +137,11 @@ def _add_mass(
 ) -> None:
     if logits.numel() == 0:
         return
-    ignore_pointer, ignore_kind = ignore_argument(logits, ignore)
+    pointer, kind = ignore_argument(logits, ignore)
     grid = (triton.cdiv(logits.numel(), COUNT_BLOCK_N * TILES_PER_PROGRAM), triton.cdiv(len(positives), BLOCK_P))
     constants: dict[str, Any] = {
         "HARD": delta == 0,
-        "IGNORE": ignore_kind,
+        "IGNORE": kind,
         "BLOCK_P": BLOCK_P,
         "BLOCK_N": COUNT_BLOCK_N,
         "TILES": TILES_PER_PROGRAM,
@@ -149,7 +149,7 @@ def _add_mass(
     with launch_context(logits):
         count_kernel[grid](
             logits,
-            ignore_pointer,
+            pointer,
             logits.numel(),
             positives,
             len(positives),

@@ -2,13 +2,13 @@
 
     python tools/kernel_package.py [--output build/kernel-package] [--repo-id OWNER/NAME]
 
-What their builder reads, and what their loader reads:
+The files for their builder, then those for their loader:
 
     build.toml  flake.nix  CARD.md  LICENSE     torch-ext/<name>/*.py
     build/torch-<backend>/*.py                  build/torch-<backend>/metadata.json     build/CARD.md
 
-The sources are the same bytes everywhere: they import each other relatively, torch, and Triton where there is one.
-Nothing but the standard library is needed here, and the same sources give the same package, byte for byte.
+The sources are copied unchanged: they import each other relatively, torch, and Triton where it is installed.
+This script needs the standard library only, and the same sources give the same package, byte for byte.
 """
 
 import argparse
@@ -27,7 +27,7 @@ TREE = Path(__file__).resolve().parent.parent
 DEFAULT_OUTPUT = TREE / "build" / "kernel-package"
 DEFAULT_REPO_ID = "OWNER/ranking-losses"  # for the card; without --repo-id, build.toml names no repository
 
-# One code for all of them: each is a folder for the loader to pick, by what torch was built for.
+# The same code for all: the loader picks the folder of the backend that torch was built for.
 BACKENDS = ("cpu", "cuda", "metal", "rocm", "xpu")
 EDITION = 5  # of the format of build.toml
 
@@ -85,7 +85,7 @@ The kernel version is the first number of rst's. At 0 the interface may still ch
 
 
 class Refusal(Exception):
-    """Something that the caller can mend; the message says what."""
+    """The caller asked for something impossible; the message says what to change."""
 
 
 def read_sources() -> dict[str, bytes]:
@@ -94,7 +94,7 @@ def read_sources() -> dict[str, bytes]:
 
 
 def public_names(init: bytes) -> list[str]:
-    """`__all__`, read and not imported: torch need not be installed where the package is built."""
+    """`__all__`, read without an import: torch need not be installed where the package is built."""
     for node in ast.parse(init).body:
         if isinstance(node, ast.Assign) and [getattr(target, "id", None) for target in node.targets] == ["__all__"]:
             return ast.literal_eval(node.value)
@@ -106,14 +106,14 @@ def digests(files: dict[str, bytes]) -> dict[str, str]:
 
 
 def package_files(repo_id: str | None) -> dict[str, bytes]:
-    """Path inside the package -> content, for all of it."""
+    """Path inside the package -> content, of all files."""
     project = tomllib.loads((TREE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     sources = read_sources()
     hashes = digests(sources)
     name = (repo_id or DEFAULT_REPO_ID).split("/")[1]
     module = name.replace("-", "_")
-    # Their convention has a git revision here. A hash of the sources tells apart what differs, and it alone, also when
-    # the tree is dirty or no repository: packages of different code load side by side under different ids.
+    # Their convention is a git revision. A hash of the sources differs if and only if the code differs, also in a dirty
+    # tree or outside a repository. So packages of different code can be loaded together under different ids.
     unique = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:7]
     version = int(project["version"].split(".")[0])
     licence = project["license"].lower()  # the Hub's identifiers are in small letters
@@ -156,7 +156,7 @@ def package_files(repo_id: str | None) -> dict[str, bytes]:
 
 
 def check_output(output: Path, files: dict[str, bytes]) -> None:
-    """Refuses to replace anything but nothing, an empty folder, or a package that this script wrote."""
+    """Raises Refusal unless `output` is missing, an empty folder, or a package that this script wrote."""
     if not output.exists():
         return
     if not output.is_dir():
@@ -169,11 +169,13 @@ def check_output(output: Path, files: dict[str, bytes]) -> None:
         raise Refusal(f"--output {output}: is not empty and was not written by this script; name another folder")
     foreign = sorted(present - {file.split("/")[0] for file in files})
     if foreign:
-        raise Refusal(f"--output {output}: holds what this script did not write ({', '.join(foreign)}); move it away")
+        raise Refusal(
+            f"--output {output}: has files that this script did not write ({', '.join(foreign)}); move it away"
+        )
 
 
 def install(files: dict[str, bytes], output: Path) -> None:
-    """Writes `files` beside `output`, then puts them in its place: at no time is half a package there."""
+    """Writes `files` beside `output`, then renames: `output` never holds half a package."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as staging:
         new, old = Path(staging, "new"), Path(staging, "old")

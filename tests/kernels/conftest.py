@@ -1,4 +1,4 @@
-"""What all kernel tests share: memory that nobody wrote is NaN."""
+"""For all kernel tests: unwritten memory is NaN."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def _unwritten_memory_is_nan() -> Iterator[None]:
-    """In torch's deterministic mode torch.empty and its kind return NaN, so a kernel that leaves a gap is seen."""
+    """In torch's deterministic mode torch.empty and its variants return NaN: an unwritten output cannot hide."""
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     yield
     torch.use_deterministic_algorithms(False)

@@ -119,7 +119,7 @@ def test_the_rounding_of_an_iou_is_no_error():
 
 
 def test_memory_beyond_inputs_and_gradient_does_not_grow_with_the_logits():
-    """No tensor of the size of the logits but the gradient: seen by the allocator, not by the clock."""
+    """The gradient is the only tensor of the size of the logits; measured at the allocator."""
     size = 1 << 22
     logits = torch.randn(size, generator=torch.Generator().manual_seed(0)).requires_grad_()
     index = torch.arange(0, size, size // 64)

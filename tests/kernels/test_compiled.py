@@ -32,7 +32,7 @@ POSITIVES = (10, 12, 40, 1, 0, 33)
 COMPILATIONS = 4
 LEVELS = [(2, 3, 8, 10), (2, 3, 3, 6)]  # features (images, channels, height, width)
 THE_SAME_GRAPH = pytest.mark.skipif(INTERPRETED, reason="graphs are those of the torch backend, in another process")
-INTERPRETED_ALONE = pytest.mark.skipif(not INTERPRETED, reason="a part of what the torch backend is asked")
+INTERPRETED_ALONE = pytest.mark.skipif(not INTERPRETED, reason="the torch backend has a longer version of this test")
 
 
 FORWARD = {name: ["count"] for name in LOSSES}
@@ -115,14 +115,14 @@ def assert_close(got, expected) -> None:
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
 
 
-# one compilation costs seconds: one loss goes through all of it, the others through what is theirs
+# a compilation costs seconds: one loss is tested with every P, the others with fewer
 @pytest.mark.parametrize(
     ("name", "levels", "positives", "compilations"),
     [
         pytest.param("rank_sort", LEVELS, POSITIVES, COMPILATIONS, marks=THE_SAME_GRAPH),
         pytest.param("alrp", LEVELS[1:], (10, 12, 0, 40), 3, marks=THE_SAME_GRAPH),
         pytest.param("average_precision", LEVELS[1:], (10, 12, 1, 40), 3, marks=THE_SAME_GRAPH),
-        ("ranking_loss", LEVELS[1:], (10, 12, 40), 2),
+        pytest.param("ranking_loss", LEVELS[1:], (10, 12, 40), 2, marks=THE_SAME_GRAPH),
         pytest.param("rank_sort", LEVELS[1:], (12,), 1, marks=INTERPRETED_ALONE),
     ],
 )
@@ -158,7 +158,7 @@ def test_dense_targets(backend, device, name):
             value.backward()
             made.append([value, *(level.grad for level in levels), *([] if error.grad is None else [error.grad])])
         assert_close(*made)
-    # of the shapes only that of the errors changes, which aLRP alone looks at
+    # the shape of the errors changes, which only aLRP reads
     assert len(recorder.forward) == (COMPILATIONS if name == "alrp" else 1)
 
 
@@ -194,7 +194,7 @@ def test_inductor(backend, device):
     assert_close(train(loss, batches, (12,), "inductor"), train(loss, batches, (12,)))
 
 
-# the dtype, what is ignored, P, and R
+# dtype, form of the ignored logits, P, R
 OPERATORS = [
     (torch.float32, "nothing", 7, 7),
     (torch.float32, "masks", 7, 7),

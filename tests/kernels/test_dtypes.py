@@ -1,4 +1,4 @@
-"""Every loss on every float dtype and memory layout: what is rounded, and that nothing else changes.
+"""Every loss on every float dtype and memory layout: only the stated roundings change a result.
 
 P  positives
 """
@@ -114,7 +114,7 @@ def test_half_precision_qualities_and_errors(backend, device, half):
 
 
 def layouts() -> dict[str, tuple]:
-    """name -> (what is stored, how it is looked at): the view has 2 x 3 x 8 x 10 places."""
+    """name -> (shape of the stored tensor, function that makes the view); the view is (2, 3, 8, 10)."""
     return {
         "transposed": ((10, 8, 3, 2), lambda stored: stored.permute(3, 2, 1, 0)),
         "strided": ((4, 3, 16, 30), lambda stored: stored[::2, :, 1::2, 2::3]),

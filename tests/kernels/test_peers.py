@@ -1,4 +1,4 @@
-"""What the benchmarks compare with is what was published: equal to the dense equations, or off by what is known."""
+"""The peers of the benchmarks compute the published losses: exactly, or with the known error of their approximation."""
 
 from pathlib import Path
 
@@ -121,7 +121,7 @@ def test_bucketed_is_off_for_a_hard_step_too_where_logits_tie():
     truth = dense_matrix(logits.double(), data.dense.double(), 0.0)
     peer = bucketed(logits, data.dense, 0.0)
     assert relative_error(peer, truth) > 5e-3
-    assert peer.ranking < truth.ranking, "what is not seen to outrank a positive is missing from its error"
+    assert peer.ranking < truth.ranking, "a negative that is not counted above a positive is missing from its error"
 
 
 @pytest.mark.parametrize("stage", STAGES)

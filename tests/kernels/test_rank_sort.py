@@ -24,7 +24,7 @@ def test_equals_the_dense_equations_in_float64(backend, device, name):
 @pytest.mark.parametrize("seed", range(20))
 def test_equals_the_dense_equations_on_random_rankings(backend, device, seed):
     generator = torch.Generator().manual_seed(seed)
-    size = int(torch.randint(2, 400, (), generator=generator))
+    size = int(torch.randint(2, 200 if INTERPRETED else 400, (), generator=generator))
     positives = int(torch.randint(1, size, (), generator=generator))
     ranking = random_ranking(
         1000 + seed, size, positives, [0.5, 0.0, 1.0, 0.1][seed % 4], ties=[0, 0.5, 0][seed % 3], spread=3 ** (seed % 3)
@@ -264,16 +264,8 @@ def test_ignored_logits_may_be_anything(backend, device, value):
     assert torch.equal(got[2], expected[2])
 
 
-def test_repeats_are_bitwise_equal(backend, device):
-    ranking = NAMED["odd and large"]
-    first = outcome(ranking, backend, device)
-    for _ in range(2):
-        again = outcome(ranking, backend, device)
-        assert again[:2] == first[:2]
-        assert torch.equal(again[2], first[2])
-
-
-@pytest.mark.filterwarnings("ignore:Input #0 requires gradient:UserWarning")  # float32 is all that Triton takes
+@pytest.mark.skipif(INTERPRETED, reason="every backend has this gradient, and a check takes a dozen runs")
+@pytest.mark.filterwarnings("ignore:Input #0 requires gradient:UserWarning")  # Triton takes float32 only
 def test_gradcheck_fails_because_the_update_is_no_derivative(backend, device):
     dtype = torch.float32 if backend.startswith("triton") else torch.float64
     logits = torch.tensor([0.1, -0.2, 0.3, 0.05], dtype=dtype, device=device, requires_grad=True)

@@ -1,4 +1,4 @@
-"""A ranking loss of one's own from its score: the numbers of the losses that are there, and of its dense twin."""
+"""A ranking loss from a score of your own: equal to the built-in loss with that score, and to its dense twin."""
 
 import re
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_an_update_says_how_the_error_is_spread(backend, device):
 
 
 @every_backend
-def test_without_positives_the_score_is_not_asked(backend, device):
+def test_without_positives_the_score_is_not_called(backend, device):
     logits = torch.zeros(4, device=device, requires_grad=True)
     value = ranking_loss(lambda counts: 1 / 0, logits, torch.zeros(4, device=device), **named(backend))
     value.backward()
@@ -113,7 +113,7 @@ def test_the_example_of_the_readme():
     value.backward()
     assert 0 < value.item() < 1
     assert logits.grad.sum().abs() < 1e-6
-    # positives that nothing outranks: nothing lost, nothing pushed
+    # no negative above a positive: no loss, no gradient
     perfect = torch.where(targets > 0, 10.0, -10.0).requires_grad_()
     value = space["discounted_gain_loss"](perfect, targets)
     value.backward()

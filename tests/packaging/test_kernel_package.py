@@ -1,6 +1,7 @@
-"""The kernel package: what tools/kernel_package.py writes, and what Hugging Face's loader makes of it.
+"""The kernel package: the output of tools/kernel_package.py, and its use by Hugging Face's loader.
 
-The loader's package is called `kernels`, as a folder of this tree is: only child processes import it, from elsewhere.
+The loader's package and a folder of this tree are both called `kernels`, so only child processes in another folder
+import it.
 """
 
 import ast
@@ -19,7 +20,7 @@ from kernel_packages import build, contents, fork_tree
 
 BACKENDS = {"cpu", "cuda", "metal", "rocm", "xpu"}
 
-# What a package is compared by with rst.kernels: a list of tensors, which are to be the same to the last bit.
+# Makes a list of tensors; those of a package and of rst.kernels must have the same bits.
 USE = """
 import torch
 
@@ -53,7 +54,7 @@ def same(left, right):
     return len(left) == len(right) and all(map(torch.equal, left, right))
 """
 
-# Arguments: a package, the same package elsewhere, a package of other code. Prints what was seen as one line of JSON.
+# Arguments: a package, a copy of it, a package of other code. Prints the findings as one line of JSON.
 LOAD = (
     """
 import sys
@@ -109,7 +110,7 @@ print(json.dumps({
 """
 )
 
-# Argument: a package, which is spoilt. The checks in the `kernels` distribution that work without a network.
+# Argument: a package, which it damages at the end. The checks of `kernels` that work without a network.
 VALIDATE = """
 import json, sys
 from pathlib import Path

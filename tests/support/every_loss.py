@@ -1,4 +1,4 @@
-"""The four losses behind one signature, for tests that ask the same of each.
+"""The four losses behind one signature, for tests of all losses.
 
 P  positives
 """
@@ -12,12 +12,12 @@ from rst.kernels import alrp, average_precision, rank_sort, ranking_loss
 
 BACKENDS = [pair for pair in backends_here() if pair[0] != "reference"]
 every_backend = pytest.mark.parametrize(("backend", "device"), BACKENDS, ids=["-".join(pair) for pair in BACKENDS])
-# What happens before a backend is asked, and after: interpreting kernels, which takes seconds, would show nothing new.
-outside_of_backends = pytest.mark.skipif(INTERPRETED, reason="the same for every backend, and asked of torch's")
+# For code before and after the backend: interpreted kernels take seconds and would show nothing new.
+outside_of_backends = pytest.mark.skipif(INTERPRETED, reason="the same for every backend, and tested with torch's")
 
 
 def score(counts) -> Tensor:
-    """A score of one's own, which looks at the qualities too."""
+    """A score of our own, which reads the qualities too."""
     return counts.false_positives / (counts.false_positives + counts.true_positives) + 0.1 * counts.quality
 
 
