@@ -1,11 +1,12 @@
-# `make` alone lists the targets. Variables: PYTHON builds .venv; PIP_FLAGS, PYTEST_FLAGS and TRAIN_FLAGS (the demo's) are
-# passed on, as in: make demo TRAIN_FLAGS="--trainer.max_epochs 4"
+# `make` alone lists the targets. Variables: PYTHON builds .venv; PIP_FLAGS, PYTEST_FLAGS and TRAIN_FLAGS (of the demos)
+# are passed on, as in: make demo TRAIN_FLAGS="--trainer.max_epochs 4"
 PYTHON ?= python3
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 TRAIN_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --durations=10
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -18,7 +19,7 @@ help: ## this list
 
 install: $(STAMP) ## build .venv with rst (editable) and the tools, if there is none or pyproject.toml has changed
 
-# The stamp is written last: an installation that was cut short is taken up again by the next make.
+# The stamp is written last, so the next make repeats an installation that was interrupted.
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "rst needs Python 3.11 or newer; $(PYTHON) is not: make install PYTHON=/path/to/python3.12" >&2; exit 1; }
@@ -28,24 +29,33 @@ $(STAMP): pyproject.toml
 
 # ---- checks: `make test` runs all of them, goes on after a failure and fails at the end ----
 
-CHECKS := format-check ruff-check pyright unit interpreter offline smoke
+# What needs one core runs beside the tests, which need two; its output is printed after theirs.
+BESIDE := format-check ruff-check pyright offline smoke
+CHECKS := unit interpreter
 
-test: $(STAMP) ## every check below, in this order; each is a target of its own
-	@passed=0; failed=; \
-	for check in $(CHECKS); do \
-	  printf '\n======== make %s ========\n' "$$check"; \
-	  if $(MAKE) --no-print-directory "$$check"; then passed=$$((passed + 1)); else failed="$$failed $$check"; fi; \
-	done; \
-	set -- $$failed; \
-	printf '\n'; \
-	if [ $$# -gt 0 ]; then echo "failed:$$failed"; fi; \
-	echo "checks: $$passed passed, $$# failed"; \
-	[ $$# -eq 0 ]
+# $(1): checks, run in this order; their results are lines of build/checks
+define run_checks
+for check in $(1); do \
+  printf '\n======== make %s ========\n' "$$check"; \
+  if $(MAKE) --no-print-directory "$$check"; then result=passed; else result=failed; fi; \
+  echo "$$result: $$check" >> build/checks; \
+done
+endef
+
+test: $(STAMP) ## every check below; each is a target of its own
+	@mkdir -p build; rm -f build/checks; \
+	{ $(call run_checks,$(BESIDE)); } > build/beside.log 2>&1 & \
+	$(call run_checks,$(CHECKS)); \
+	wait; cat build/beside.log; \
+	printf '\n'; grep '^failed' build/checks; \
+	failed=$$(grep -c '^failed' build/checks); \
+	echo "checks: $$(grep -c '^passed' build/checks) passed, $$failed failed"; \
+	[ "$$failed" = 0 ]
 
 lint: $(STAMP) ## formatting, lint and types
 	@$(MAKE) --no-print-directory --keep-going format-check ruff-check pyright
 
-format: $(STAMP) ## rewrite the code as ruff formats it, and mend what ruff can
+format: $(STAMP) ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -59,16 +69,16 @@ pyright: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: $(STAMP) ## pytest: all but the Triton kernels themselves
-	env -u TRITON_INTERPRET OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/kernels/offline -n 2 --dist loadfile \
-	  $(PYTEST_FLAGS)
+	env -u TRITON_INTERPRET OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/kernels/offline -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 interpreter: $(STAMP) ## the Triton kernels, interpreted on the CPU
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernels -n 2 --dist loadfile $(PYTEST_FLAGS)
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PYTEST) tests/kernels -n 2 --dist loadfile $(PYTEST_FLAGS)
 
-offline: $(STAMP) ## the Triton kernels, compiled for GPUs that this machine need not have
-	env -u TRITON_INTERPRET $(BIN)/python -m pytest -s tests/kernels/offline $(PYTEST_FLAGS)
+offline: $(STAMP) ## the Triton kernels, compiled for several GPUs; none is needed
+	env -u TRITON_INTERPRET $(PYTEST) -s tests/kernels/offline $(PYTEST_FLAGS)
 
 SMOKE := build/smoke
+smoke: export OMP_NUM_THREADS := 1
 smoke: $(STAMP) ## a short real run through the command line: data, training, resuming, evaluation, prediction
 	rm -rf $(SMOKE)
 	$(BIN)/rst data shapes --output $(SMOKE)/shapes --train 40 --val 6
@@ -78,28 +88,32 @@ smoke: $(STAMP) ## a short real run through the command line: data, training, re
 	  --model.num_classes 6 --model.backbone.weights null --trainer.max_epochs 1 --trainer.limit_train_batches 10
 	$(BIN)/rst train --resume $(SMOKE)/run --trainer.max_epochs 2
 	$(BIN)/rst evaluate --checkpoint $(SMOKE)/run/checkpoints/best.ckpt
-	$(BIN)/rst predict --checkpoint $(SMOKE)/run $(SMOKE)/shapes/val --output $(SMOKE)/pictures --threshold 0.1
-	test -s $(SMOKE)/run/evaluation/metrics.json && test -s $(SMOKE)/run/curves.png && test -s $(SMOKE)/pictures/predictions.json
+	$(BIN)/rst predict --checkpoint $(SMOKE)/run $(SMOKE)/shapes/val --output $(SMOKE)/drawings --threshold 0.1
+	test -s $(SMOKE)/run/evaluation/metrics.json
+	test -s $(SMOKE)/run/curves.png
+	test -s $(SMOKE)/drawings/predictions.json
 
 # ---- the main job, on real photographs ----
 
-# $(1): config, $(2): run folder, $(3): lowest score to draw (scores trained by ranking are not calibrated and sit high). A run is never trained over; the one before the last is what is thrown away.
+# $(1): config, $(2): run folder, $(3): lowest score to draw, about what oLRP recommends for this detector.
+# A run is never overwritten: it is moved to $(2)-previous, and the run that was there is deleted.
 define demonstrate
 	$(BIN)/rst data trees --output data/trees
-	@if [ -e $(2) ]; then rm -rf $(2)-previous && mv $(2) $(2)-previous && echo "kept the run before as $(2)-previous"; fi
+	@if [ -e $(2) ]; then rm -rf $(2)-previous && mv $(2) $(2)-previous && echo "the previous run is now $(2)-previous"; fi
 	$(BIN)/rst train --config $(1) --output $(2) $(TRAIN_FLAGS)
 	$(BIN)/rst evaluate --checkpoint $(2)/checkpoints/best.ckpt --output $(2)/evaluation
-	$(BIN)/rst predict --checkpoint $(2)/checkpoints/best.ckpt data/trees/val --output $(2)/pictures --threshold $(3)
-	@printf '\nDetections on the held-out tiles: %s/pictures\nLoss curves: %s/curves.png\n' $(2) $(2)
+	$(BIN)/rst predict --checkpoint $(2)/checkpoints/best.ckpt data/trees/val --output $(2)/drawings \
+	  --threshold $(3)
+	@printf '\nDetections on the held-out tiles: %s/drawings\nLoss curves: %s/curves.png\n' $(2) $(2)
 endef
 
-demo: $(STAMP) ## train RS Faster R-CNN on tree crowns in aerial photographs, evaluate, draw: about 6 minutes on two cores
+demo: $(STAMP) ## train RS Faster R-CNN on tree crowns in aerial photographs, evaluate, draw: 6 to 8 minutes
 	$(call demonstrate,configs/sample/rs_faster_rcnn_mobilenetv2.yaml,runs/demo,0.6)
 
 demo-baseline: $(STAMP) ## the same detector with cross-entropy and a sampler
 	$(call demonstrate,configs/sample/faster_rcnn_mobilenetv2.yaml,runs/demo-baseline,0.5)
 
-demo-no-sorting: $(STAMP) ## the same detector without the sorting error: what it does for the order of scores (rst plot)
+demo-no-sorting: $(STAMP) ## the same detector without the sorting error; `rst plot` compares the two runs
 	$(call demonstrate,configs/sample/rs_faster_rcnn_mobilenetv2_no_sorting.yaml,runs/demo-no-sorting,0.6)
 
 bench: $(STAMP) ## the losses beside their baselines, time and memory: a report in bench/results/
