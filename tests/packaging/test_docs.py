@@ -1,4 +1,4 @@
-"""What the documents tell a reader to type exists: commands, options, targets, files; and the Python in them runs."""
+"""The commands, options, targets and files that the documents name exist, and the Python in them runs."""
 
 import contextlib
 import io
@@ -55,9 +55,17 @@ def help_of(*words: str) -> str:
     return printed.getvalue()
 
 
-def test_readme_shows_the_three_commands():
+def test_readme_shows_the_commands():
     shown = {words[1] for words in commands(README)}
     assert {"train", "evaluate", "predict"} <= shown
+    top = README.read_text(encoding="utf-8").partition("\n## ")[0]
+    assert "    make demo " in top
+    assert "    make test " in top
+
+
+def test_readme_s_lines_are_short():
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
@@ -74,9 +82,12 @@ def test_commands_and_options_exist(document: Path):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_paths_exist(document: Path):
     text = document.read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)$", text, re.MULTILINE)
+    links = [link for link in links if "://" not in link]
     missing = [link for link in links if not (document.parent / link).exists()]
-    named = re.findall(r"\b(?:configs|kernels|detectors|rst|tests|bench)/[\w./-]*\.(?:yaml|py|md|pyi|toml)\b", text)
+    named = re.findall(
+        r"\b(?:configs|kernels|detectors|rst|tests|bench|tools)/[\w./-]*\.(?:yaml|py|md|pyi|toml)\b", text
+    )
     missing += [path for path in named if not (TREE / path).exists()]
     assert missing == []
 

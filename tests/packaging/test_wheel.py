@@ -15,7 +15,7 @@ FOLDERS = {"rst": "rst", "kernels": "rst/kernels", "detectors": "rst/detectors"}
 
 @pytest.fixture(scope="module")
 def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy: setuptools leaves build/ in the tree, and would take files deleted since from there."""
+    """Built from a copy: in the tree, setuptools would reuse build/ with files that are deleted since."""
     source = tmp_path_factory.mktemp("source")
     for folder in FOLDERS:
         shutil.copytree(tree / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -43,7 +43,7 @@ def test_top_level_is_rst_alone(names: set[str], tree: Path):
 
 
 def test_every_module_is_in_the_wheel(names: set[str], tree: Path):
-    """A new sub-package has to be listed in pyproject.toml; forgotten, it would be missing from installs only."""
+    """A sub-package that is missing in pyproject.toml would be missing in installs alone."""
     expected = {
         f"{inside}/{path.relative_to(tree / folder).as_posix()}"
         for folder, inside in FOLDERS.items()
@@ -75,7 +75,7 @@ def test_unpacked_wheel_runs_from_elsewhere(wheel: Path, tmp_path: Path):
         "rst.kernels.rank_sort(logits, torch.tensor([0.8, 0.0])).ranking.backward()\n"
         "print(rst.kernels.__file__, rst.detectors.__file__, sep='\\n')\n"
     )
-    # the interpreter's own path order puts this folder before the editable install of the tree
+    # PYTHONPATH comes before the editable install of the tree
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
