@@ -1,4 +1,4 @@
-"""The configuration of a run: its schema is the constructors' signatures, and its mistakes are named where they are."""
+"""The configuration of a run: its schema is the constructors' signatures; a mistake is reported with its place."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -19,14 +19,13 @@ _TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
 }
-# Set by this project: where things go (--output), checkpoints (checkpoints.*), each process's share (DetectionData).
+# This project sets the folder (--output), the checkpoints (checkpoints.*) and each process's share (DetectionData).
 _TRAINER_SKIPPED = {"default_root_dir", "enable_checkpointing", "use_distributed_sampler", "barebones"}
-# Typed here once more with int before float. In Trainer's signature it is `Optional[Union[int, float]]`, which Python's
-# cache of typing turns into `Union[float, int, None]` if anybody wrote that first; one batch, 1, would then become 1.0,
-# which is all of them.
+# Declared again with int before float. Trainer's signature has `Optional[Union[int, float]]`, which Python's cache of
+# types may turn into `Union[float, int, None]`: one batch, 1, would then become 1.0, which means all batches.
 _BATCH_LIMITS = {
     "limit_train_batches": "batches of an epoch to train on: a number if an integer, a share if a float",
-    "limit_val_batches": "batches to validate on, likewise; 0 turns the validation off",
+    "limit_val_batches": "batches to validate on, a number or a share as above; 0 turns the validation off",
     "val_check_interval": "when to validate within an epoch: after so many batches, or at each such share of the epoch",
 }
 
@@ -87,7 +86,7 @@ def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
     """The settings with model, data and the settings' classes in place of their arguments.
 
     Raises:
-        ValueError: whatever a constructor says about its arguments.
+        ValueError: from a constructor, about its arguments.
     """
     try:
         return parser.instantiate(settings)

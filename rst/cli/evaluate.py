@@ -130,7 +130,7 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
         raise ConfigError("--annotations and --images belong together: give both or neither")
     if options.annotations is not None:
         overrides += ["--data.val_annotations", str(options.annotations), "--data.val_images", str(options.images)]
-    # All of the data on one device of this machine, whatever the training had, unless the command line says otherwise.
+    # All data on one device of this machine, whatever the training used, unless the command line says otherwise.
     defaults = ["accelerator=auto", "devices=1", "num_nodes=1", "strategy=auto", "limit_val_batches=null"]
     overrides = [*(f"--trainer.{default}" for default in defaults), *overrides]
     trained = load_trained(options.checkpoint, options.config, overrides)

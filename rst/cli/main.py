@@ -63,15 +63,15 @@ def main(argv: list[str] | None = None) -> int:
         if debug or code is None:
             traceback.print_exc()
             return 1 if code is None else code
-        # What this project raises says all there is to say; for the rest the place may matter.
+        # This project's own messages are complete; for other errors the place may matter.
         hint = "" if type(error).__module__.startswith("rst.") else " (--debug shows where)"
         return _complain(f"{_message(error)}{hint}", code)
 
 
 def exit_code(error: Exception) -> int | None:
-    """The exit code for an error that its message explains; None for one that needs its traceback.
+    """The exit code for an error whose message is enough; None for one that needs its traceback.
 
-    A ValueError is by this project's convention the caller's mistake, and names it.
+    By this project's convention a ValueError is the caller's mistake, and names it.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -88,7 +88,7 @@ def exit_code(error: Exception) -> int | None:
 
 
 def _message(error: Exception) -> str:
-    """What an error says; of one that a loader process passed on, without that process's traceback."""
+    """The message of an error, without the traceback that a loader process put into it."""
     text = str(error).strip()
     if "Original Traceback (most recent call last)" in text:
         text = text.splitlines()[-1].partition(": ")[2]
@@ -96,8 +96,8 @@ def _message(error: Exception) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    rank = os.environ.get("LOCAL_RANK", "0")  # set in the processes that training on several devices starts
-    print(f"rst: {message}" if rank == "0" else f"rst (process {rank}): {message}", file=sys.stderr)
+    process = os.environ.get("LOCAL_RANK", "0")  # set in the processes that training on several devices starts
+    print(f"rst: {message}" if process == "0" else f"rst (process {process}): {message}", file=sys.stderr)
     return code
 
 

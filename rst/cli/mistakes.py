@@ -1,4 +1,4 @@
-"""jsonargparse's messages in one line: which key, what is wrong with it, what was probably meant."""
+"""jsonargparse's messages in one line: the key, what is wrong with it, what was probably meant."""
 
 import importlib
 import inspect
@@ -17,7 +17,7 @@ def summarise(text: str, known_keys: Iterable[str]) -> str:
     """
     path = ".".join(re.findall(r'Parser key "([^"]+)"', text))
     class_path = _first(r"class_path '([^']+)'", text)
-    if class_path:  # what follows the class's own fault says that the value is not null either
+    if class_path:  # the rest only says that the value is not null either
         text = re.split(r"\n\s*- Expected a <class 'NoneType'>", text)[0]
     text = re.sub(r"Group '([^']+)' does not accept option '([^']+)'", r"Option '\1.\2' is not accepted", text)
     unknown = _first(r"Option '([^']+)' is not accepted", text) or _first(r"unrecognized arguments: --([^\s=]+)", text)

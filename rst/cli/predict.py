@@ -139,7 +139,7 @@ def detect(
     resized, _ = trained.settings.data.val_transforms(image, {})
     with torch.inference_mode():
         found = trained.model([resized.as_subclass(torch.Tensor).to(device)])[0]
-    kept = found["scores"].double() >= threshold
+    kept = (found["scores"].cpu().double() >= threshold).to(device)
     keys = ("boxes", "labels", "scores", "masks")
     return to_file_pixels({key: found[key][kept] for key in keys if key in found}, resized.shape[-2:], pixels.shape[:2])
 

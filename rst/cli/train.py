@@ -142,6 +142,6 @@ def _name(settings: "Namespace") -> str:
 
 
 def _is_first_process() -> bool:
-    """Whether no other process of this run was started before this one: launchers say so in the environment."""
+    """Whether this is the first process of its run: launchers set these variables for all others."""
     ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID"))
     return all(rank == "0" for rank in ranks)

@@ -23,7 +23,7 @@ OUTSIDE = "less than one pixel inside the image"
 
 @dataclass(frozen=True)
 class Columns:
-    """An annotation file in the order of the file; where something is faulty, a value that says so."""
+    """An annotation file in the order of the file, with a marker value in place of each faulty one."""
 
     image_ids: np.ndarray  # (N,) int64
     sizes: np.ndarray  # (N, 2) int32, height and width in pixels; 0 where faulty
@@ -118,10 +118,10 @@ def _sizes(images: list[dict[str, Any]], ids: np.ndarray, sink: Sink) -> np.ndar
 def reference_column(
     objects: list[dict[str, Any]], key: str, known: np.ndarray, known_right: np.ndarray, sink: Sink
 ) -> np.ndarray:
-    """(K,) int64: where each annotation's `key` stands in `known`, the first time if twice; -1 where it does not."""
+    """(K,) int64: the index of each annotation's `key` in `known`, the first if there are two; -1 if there is none."""
     values, right = integer_column(objects, key, "annotation", sink)
     rows = np.flatnonzero(known_right)
-    if not len(rows):  # which was said; not once more for every annotation
+    if not len(rows):  # already reported; not again for every annotation
         return np.full(len(values), -1)
     rows = rows[np.argsort(known[rows], kind="stable")]
     place = np.searchsorted(known[rows], values).clip(max=len(rows) - 1)

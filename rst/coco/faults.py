@@ -1,4 +1,4 @@
-"""What can be wrong with an annotation file, said once: the reader raises the first fault, the check collects all."""
+"""Faults of annotation files: readers report them to a sink, which raises the first or collects all."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ class Fault(NamedTuple):
     value: Any = None  # what is wrong, a JSON value
 
 
-Sink = Callable[[Fault], None]  # takes a fault; if it returns, reading goes on without what is faulty
+Sink = Callable[[Fault], None]  # takes a fault; if it returns, reading goes on without the faulty value
 
 
 def refuse(file: Path) -> Sink:
@@ -30,7 +30,7 @@ def refuse(file: Path) -> Sink:
 
 
 def entry_name(entry: dict[str, Any], position: int, kind: str, key: str = "") -> str:
-    """How a message names an entry: by its id, or by its place in the file where the id itself is missing or faulty."""
+    """The name of an entry in a message: its id, or its place in the file if the id is missing or faulty."""
     named = "id" in entry and key != "id" and isinstance(entry["id"], int | float | str)
     return f"{kind} {short(entry['id'])}" if named else f"{kind} number {position + 1}"
 

@@ -32,7 +32,7 @@ def load_json(file: Path) -> Any:
         try:
             return orjson.loads(raw)  # a third of json's time on 500 MB of annotations
         except ValueError:
-            pass  # json says where, and knows NaN and other encodings
+            pass  # json reports the place, and reads NaN and other encodings
         try:
             return json.loads(raw)
         except UnicodeDecodeError as error:
@@ -44,7 +44,7 @@ def load_json(file: Path) -> Any:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Python's collector would walk over millions of new objects again and again, and find nothing."""
+    """Without Python's garbage collector, which would walk over millions of new objects again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -78,7 +78,7 @@ def section_entries(content: Any, key: str, sink: Sink) -> list[dict[str, Any]]:
 def integer_column(
     entries: list[dict[str, Any]], key: str, kind: str, sink: Sink, default: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values (n,) int64, `default` or 0 where missing or faulty, and (n,) bool: which of them are right."""
+    """Values (n,) int64, `default` or 0 where missing or faulty, and (n,) bool: where they are right."""
     values = [entry.get(key, default) for entry in entries]
     right = np.ones(len(values), bool)
     if set(map(type, values)) <= {int} and min(values, default=0) in INT64 and max(values, default=0) in INT64:

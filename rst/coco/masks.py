@@ -1,7 +1,7 @@
 """COCO segmentations: polygons and run lengths, checked before pycocotools sees them.
 
-pycocotools takes a list of four numbers for a box and reads broken run lengths without complaint, so what reaches it
-has the right form.
+pycocotools takes a list of four numbers for a box and reads broken run lengths without complaint. It therefore gets
+checked segmentations only.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""COCO's run lengths, checked by the thousand: do they cover their image, no more and no less?
+"""COCO's run lengths, thousands at once: does each cover its image exactly?
 
 pycocotools reads broken run lengths without complaint and leaves the pixels beyond the last run as they were in memory.
 

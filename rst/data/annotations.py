@@ -1,7 +1,7 @@
 """A COCO annotation file, read and checked into arrays.
 
-118,000 images with 860,000 objects (COCO train2017) are one pass over the JSON and a few sorts; whether the images
-exist is seen from one listing per folder.
+118,000 images with 860,000 objects (COCO train2017) take one pass over the JSON and a few sorts. One listing per
+folder shows which image files exist.
 
     N  images    K  objects to train on (neither crowds nor left out), sorted by image    C  categories
 """
@@ -65,7 +65,7 @@ def read_annotations(
 
     An image without `file_name` is found by its `coco_url`, as in LVIS: at train2017/000000000009.jpg below `images`.
     Boxes that reach out of their image are clipped. Crowds (`iscrowd`) and annotations marked `ignore` are left out
-    silently: as in the published detectors nothing is learnt from them, and where they lie is background.
+    silently: as in the published detectors, their area is background.
 
     A box is faulty if it is less than a pixel wide or high, if less than a pixel of it is inside the image, or, with
     `masks`, if none of its object's polygons has three points: `faulty_boxes` is "refuse" to refuse such a file, or
@@ -148,7 +148,7 @@ def _report(left_out: dict[str, list[int]], file: Path, faulty_boxes: FaultyBoxe
     parts = "; ".join(f"{len(ids)} {reason} (annotation {_quote(ids)})" for reason, ids in left_out.items())
     if faulty_boxes == "refuse":
         raise DataError(
-            f"{file}: {total} boxes cannot be trained on: {parts}. Mend the file, or go on without them: "
+            f"{file}: {total} boxes cannot be trained on: {parts}. Correct the file, or go on without them: "
             f"--data.faulty_boxes leave_out"
         )
     warnings.warn(f"{file}: {total} boxes left out: {parts}", DataWarning, stacklevel=4)

@@ -43,16 +43,16 @@ class DetectionData(LightningDataModule):
             up, as in the code of the Rank & Sort paper.
         workers: worker processes that read images, per process; 0 reads in the training process.
         keep_empty: train on images without objects too; the published COCO recipes leave them out.
-        masks: add instance masks to the targets.
+        masks: add instance masks to the training targets.
         faulty_boxes: boxes without area or wholly outside their image: "refuse" the file, or "leave_out" and warn.
         seed: of order and augmentation.
 
     A batch is (images, targets): a list of float tensors (3, H, W) in [0, 1], and a list of dicts, see `CocoDetection`.
 
     Augmentations are those of `rst.data.transforms`, photometric distortion first and the flip last. They and the order
-    are a pure function of (seed, epoch, image index), whatever the workers and whatever ran before, and a run resumed
-    within an epoch goes on exactly: Lightning stores and restores the position (see `TrainingLoader`); without
-    Lightning call `set_position`. In validation each process sees its share of the batches that one process would see.
+    are a pure function of (seed, epoch, image index), for any number of workers. A run resumed within an epoch goes on
+    exactly: Lightning stores and restores the position (see `TrainingLoader`); without Lightning call `set_position`.
+    In validation each process sees its share of the batches that one process would see.
 
     Raises:
         DataError: in `setup`, for faulty files, or classes that differ between training and validation.
@@ -153,7 +153,7 @@ class DetectionData(LightningDataModule):
         return len(self.category_ids)
 
     def train_dataloader(self) -> TrainingLoader:
-        rank, world_size = self._process()
+        process, processes = self._process()
         dataset = self._loaded(self.train_set)
         if not len(dataset):
             raise DataError(f"{self.train_files[0]}: no images to train on" + (" have objects" * (not self.keep_empty)))
@@ -164,8 +164,8 @@ class DetectionData(LightningDataModule):
             group_by_aspect_ratio=self.group_by_aspect_ratio,
             repeats=None if self.repeat_threshold is None else dataset.repeat_factors(self.repeat_threshold),
             rounding=self.repeat_rounding,
-            rank=rank,
-            world_size=world_size,
+            process=process,
+            processes=processes,
         )
         loader = TrainingLoader(
             dataset, batches, workers=self.workers, collate=collate, pin_memory=torch.cuda.is_available()
@@ -177,15 +177,15 @@ class DetectionData(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
-        rank, world_size = self._process()
+        process, processes = self._process()
         dataset = self._loaded(self.val_set)
         size = self.images_per_batch
         batches = [list(range(begin, min(begin + size, len(dataset)))) for begin in range(0, len(dataset), size)]
         return DataLoader(
             dataset,
-            # Whole batches are shared, so that images are padded as in one process, and what is found in them is the
-            # same. A process without any takes the first again (it is merged by image id): the others wait for it.
-            batch_sampler=batches[rank::world_size] or batches[:1],
+            # Processes share whole batches: images are then padded, and detections found, as in one process. A process
+            # without a batch repeats the first (results are merged by image id), because the others wait for it.
+            batch_sampler=batches[process::processes] or batches[:1],
             num_workers=self.workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),

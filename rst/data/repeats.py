@@ -36,10 +36,10 @@ def repeat_factors(owners: np.ndarray, labels: np.ndarray, images: int, threshol
 def round_factors(factors: np.ndarray, rounding: Rounding, generator: np.random.Generator) -> np.ndarray:
     """(N,) int64: how often each image occurs in one epoch.
 
-    "up" rounds each factor up, which is what the published code of the Rank & Sort paper does: the same in every epoch.
-    "random" rounds up with the probability of the fraction, so that the mean over the epochs is the factor, as the LVIS
-    paper does. All images are rounded by one draw instead of N (systematic sampling in a random order), so that
-    their sum is S rounded up or down, and every epoch as long as the next, to one image.
+    "up" rounds each factor up, in every epoch alike, as in the published code of the Rank & Sort paper.
+    "random" rounds up with the probability of the fraction, as in the LVIS paper: the mean over the epochs is the
+    factor. One draw rounds all images (systematic sampling in a random order): their sum is S rounded up or down, and
+    the lengths of two epochs differ by one image at most.
     """
     if rounding == "up":
         return np.ceil(factors).astype(np.int64)
@@ -52,7 +52,7 @@ def round_factors(factors: np.ndarray, rounding: Rounding, generator: np.random.
 
 
 def check_repeats(threshold: float | None, rounding: str) -> None:
-    """Raise ValueError for a threshold or a rounding that there is not; None means no repeats."""
+    """Raise ValueError for an invalid threshold or rounding; a threshold of None means no repeats."""
     if threshold is not None and not 0.0 < threshold <= 1.0:
         raise ValueError(f"repeat_threshold must lie in (0, 1], a share of the images, got {threshold}")
     if rounding not in get_args(Rounding):

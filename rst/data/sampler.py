@@ -1,8 +1,8 @@
-"""In which order images are trained on: reproducible, shared between processes, resumable within an epoch.
+"""The order of the training images: reproducible, shared between processes, resumable within an epoch.
 
 Everything is a pure function of (seed, epoch): the order of an epoch is computed as a whole on every process, each
-takes its share of every global batch, and a resume starts at a batch number. What a worker process draws at random for
-an image is a pure function of (seed, epoch, image index, repeat): the keys that reach the data set carry them.
+takes its share of every global batch, and a resume starts at a batch number. The random numbers for an image are a pure
+function of (seed, epoch, image index, repeat): the data set gets these as its key.
 
     N  images    M  images of an epoch (N without repeats)    W  processes
     G  images of a global batch, W * images_per_batch
@@ -23,7 +23,7 @@ class Key(NamedTuple):
 
     epoch: int
     image: int
-    repeat: int = 0  # which of the times that the image occurs in this epoch
+    repeat: int = 0  # number of this occurrence within the epoch, from 0
 
 
 class EpochBatches(Sampler[list[Key]]):
@@ -35,8 +35,8 @@ class EpochBatches(Sampler[list[Key]]):
         seed: of the order.
         group_by_aspect_ratio: upright and wide images in separate batches where possible, which saves padding.
         repeats: (N,) how often each image occurs in an epoch, in the mean (`rst.data.repeats`); None: once each.
-        rounding: what becomes of the fractions of `repeats`, see `round_factors`.
-        rank, world_size: this process and their number.
+        rounding: how `repeats` are rounded, see `round_factors`.
+        process, processes: this process and their number.
 
     An epoch has ceil(M / G) global batches of exactly G images, where M is the sum of the rounded `repeats`, or N.
     The last one is filled up from the beginning of the epoch's order, as DistributedSampler does; without repeats
@@ -52,50 +52,50 @@ class EpochBatches(Sampler[list[Key]]):
         group_by_aspect_ratio: bool = True,
         repeats: np.ndarray | None = None,
         rounding: Rounding = "random",
-        rank: int = 0,
-        world_size: int = 1,
+        process: int = 0,
+        processes: int = 1,
     ):
         if len(aspect_ratios) == 0:
             raise ValueError("there are no images to train on")
         if images_per_batch < 1:
             raise ValueError(f"images_per_batch must be at least 1, got {images_per_batch}")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must lie in [0, world_size) = [0, {world_size}), got {rank}")
+        if not 0 <= process < processes:
+            raise ValueError(f"process must lie in [0, processes) = [0, {processes}), got {process}")
         if repeats is not None and len(repeats) != len(aspect_ratios):
             raise ValueError(f"repeats has {len(repeats)} elements for {len(aspect_ratios)} images")
         self.wide = np.asarray(aspect_ratios, np.float64) >= 1.0
         self.grouped = group_by_aspect_ratio
         self.repeats = None if repeats is None else np.asarray(repeats, np.float64)
         self.rounding: Rounding = rounding
-        self.images_per_batch, self.seed, self.rank, self.world_size = images_per_batch, seed, rank, world_size
+        self.images_per_batch, self.seed, self.process, self.processes = images_per_batch, seed, process, processes
         self.epoch = 0
         self.first_batch = 0
 
     def __len__(self) -> int:
         """Batches of a whole epoch, wherever it is begun."""
-        return -(-self.most_images // (self.images_per_batch * self.world_size))
+        return -(-self.most_images // (self.images_per_batch * self.processes))
 
     @property
     def most_images(self) -> int:
-        """Images of an epoch, M; randomly rounded repeats may give one less, which filling up makes good."""
+        """Images of an epoch, M; with randomly rounded repeats it may be one less, and the last batch is filled up."""
         if self.repeats is None:
             return len(self.wide)
         total = np.ceil(self.repeats).sum() if self.rounding == "up" else np.ceil(self.repeats.sum())
         return int(total)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        share = slice(self.rank * self.images_per_batch, (self.rank + 1) * self.images_per_batch)
+        share = slice(self.process * self.images_per_batch, (self.process + 1) * self.images_per_batch)
         epoch = self.epoch
         for batch in self.global_batches(epoch)[self.first_batch :, share].tolist():
             yield [Key(epoch, image, repeat) for image, repeat in batch]
 
     def global_batches(self, epoch: int) -> np.ndarray:
-        """(len(self), G, 2) int64: of each place the image's index, and which of its occurrences this is."""
-        size = self.images_per_batch * self.world_size
+        """(len(self), G, 2) int64: the image's index and the number of this occurrence."""
+        size = self.images_per_batch * self.processes
         generator = np.random.default_rng([self.seed, epoch])
         order = generator.permutation(self._occurrences(generator))
         if self.grouped:
-            # full batches of either shape first; what is left of both shares the last one or two batches
+            # full batches of either shape first; the rest of both shares the last one or two batches
             wide = self.wide[order[:, 0]]
             groups = [order[wide], order[~wide]]
             full = [len(group) - len(group) % size for group in groups]
@@ -139,11 +139,11 @@ class TrainingLoader:
     """Batches for training that resume in the middle of an epoch.
 
     Lightning (2.6.6) does the rest on its own: it finds `state_dict` and `load_state_dict` on the loader, stores the
-    state in every checkpoint, hands it back before the first `iter` of a resumed run, and calls `set_epoch` (found
+    state in every checkpoint, restores it before the first `iter` of a resumed run, and calls `set_epoch` (found
     through `sampler`) at the start of each epoch. Three properties make that exact:
 
     - this is not a subclass of `DataLoader` but holds one, so Lightning never rebuilds it around another sampler;
-    - `batches_done` counts the batches handed over, not those that the workers have prepared ahead;
+    - `batches_done` counts the batches that were used, not those that the workers have prepared ahead;
     - the position is read when the first batch is asked for, not when the iterator is made: Lightning makes the first
       iterator before it announces the epoch.
 
@@ -196,7 +196,7 @@ class TrainingLoader:
         return {"epoch": self.batches.epoch, "batches_done": self._done, **self._order()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Stand where `state` was taken.
+        """Go to the position at which `state` was taken.
 
         Raises:
             ValueError: in the middle of an epoch, if the order has changed (another seed, data set or batch size).
@@ -214,12 +214,12 @@ class TrainingLoader:
         self._start = self._done = done
 
     def _order(self) -> dict[str, int | float | bool | str]:
-        """Everything but the epoch that the order depends on; the repeat factors by their sum."""
+        """All that the order depends on, except the epoch; the repeat factors are represented by their sum."""
         repeats = self.batches.repeats
         return {
             "seed": self.batches.seed,
             "images": len(self.batches.wide),
-            "global_batch": self.batches.images_per_batch * self.batches.world_size,
+            "global_batch": self.batches.images_per_batch * self.batches.processes,
             "group_by_aspect_ratio": self.batches.grouped,
             "repeated_images": 0.0 if repeats is None else round(float(repeats.sum()), 6),
             "rounding": self.batches.rounding,

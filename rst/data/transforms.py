@@ -6,8 +6,8 @@ sides that result. Difference: torchvision's antialiased bilinear filter; the pu
 where an image shrinks.
 
 YOLACT's augmentations (those of SSD, Liu et al., ECCV 2016) are torchvision's. Differences from the published pipeline:
-brightness is multiplied by 1 +- 0.125, not shifted by +- 32 of 255; one box with enough IoU makes a crop good, there
-all of them must have it.
+brightness is multiplied by 1 +- 0.125, not shifted by +- 32 of 255; a crop needs one box with enough IoU, not enough
+IoU with all boxes.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from rst.data.images import resized
 
 MIN_SIDE = 1.0  # pixels after resizing; a thinner box has no target to learn from
-MEAN_COLOUR = [124, 116, 104]  # ImageNet's mean, which normalising turns to about zero
+MEAN_COLOUR = [124, 116, 104]  # ImageNet's mean, about zero once normalised
 LEAST_CROPPED = 16  # pixels; smaller images are not cropped
 
 
@@ -101,7 +101,7 @@ class ResizeSquare(v2.Transform):
         self.sides = list(sides)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        # drawn even from a list of one, so that the draws that follow do not depend on the list's length
+        # one draw whatever the length of the list: later draws then do not depend on it
         side = self.sides[int(torch.randint(len(self.sides), ()))]
         return {"size": (side, side)}
 
@@ -131,7 +131,7 @@ class ResizeShortSide(ResizeSquare):
 
 
 class IoUCrop(v2.RandomIoUCrop):
-    """torchvision's, which does not end on an image without objects and divides by zero on a tiny one."""
+    """torchvision's, which loops forever on an image without objects and divides by zero on a tiny one."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         boxes = next(value for value in flat_inputs if isinstance(value, tv_tensors.BoundingBoxes))

@@ -21,8 +21,8 @@ from rst.coco.run_lengths import whole_masks
 from rst.evaluation.protocol import Protocol
 from rst.evaluation.truth import GroundTruth, Shapes
 
-ASTRAY = 0.1  # share of boxes that may lie mostly outside their images before it is said
-LEAST_CAP = 50  # detections an image; few detectors stop at fewer
+ASTRAY = 0.1  # a warning if more than this share of the boxes lies mostly outside the images
+LEAST_LIMIT = 50  # detections per image; few detectors have a lower limit
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Detections:
     scores: np.ndarray  # (D,) float64 in [0, 1]
     shapes: Shapes  # D
     areas: np.ndarray  # (D,) float64, square pixels
-    given: int  # detections in the list, with those that do not count
+    given: int  # detections in the list, also those that do not count
     images: int  # images with a detection in the list
-    cap: int  # where the detector seems to have stopped in an image, before the protocol's limit; 0 if nowhere
-    doubt: str  # what makes it unlikely that these are detections of these images; empty if nothing does
+    apparent_limit: int  # the detector's own limit per image, if it seems lower than the protocol's; else 0
+    warning: str  # why these are probably not detections of these images; empty if nothing says so
 
 
 def read_detections(results: Any, truth: GroundTruth) -> Detections:
@@ -58,17 +58,17 @@ def read_detections(results: Any, truth: GroundTruth) -> Detections:
         raise DataError(f"{source}: must be a list of results, is {type(results).__name__}{keys}")
     key = "bbox" if truth.iou_type == "bbox" else "segmentation"
     columns = {name: _column(results, name, source) for name in ("image_id", "category_id", "score", key)}
-    image = _places(columns["image_id"], truth.image_ids, "image_id", "image", source, truth.file)
-    label = _places(columns["category_id"], truth.category_ids, "category_id", "category", source, truth.file)
+    image = _index_of(columns["image_id"], truth.image_ids, "image_id", "image", source, truth.file)
+    label = _index_of(columns["category_id"], truth.category_ids, "category_id", "category", source, truth.file)
     scores = _scores(columns["score"], source)
     sizes = truth.sizes[image]
     if truth.iou_type == "bbox":
         shapes: Shapes = _boxes(columns[key], source)
         areas = shapes[:, 2] * shapes[:, 3]
-        doubt = _doubt(shapes, sizes, source)
+        warning = _warning(shapes, sizes, source)
     else:
         shapes = _masks(columns[key], sizes, source)
-        areas, doubt = mask_areas(shapes), ""
+        areas, warning = mask_areas(shapes), ""
 
     groups = label * len(truth.image_ids) + image
     kept = np.flatnonzero(_counts(truth, groups, image, scores, areas))
@@ -84,15 +84,15 @@ def read_detections(results: Any, truth: GroundTruth) -> Detections:
         areas=areas[order],
         given=len(results),
         images=len(np.unique(image)),
-        cap=_cap(image, truth.protocol),
-        doubt=doubt,
+        apparent_limit=_apparent_limit(image, truth.protocol),
+        warning=warning,
     )
 
 
 def _counts(
     truth: GroundTruth, groups: np.ndarray, image: np.ndarray, scores: np.ndarray, areas: np.ndarray
 ) -> np.ndarray:
-    """(D,) bool: within the limit of the image, and of a class that the image is annotated for."""
+    """(D,) bool: within the limit per image, and of a class that the image is annotated for."""
     protocol: Protocol = truth.protocol
     counts = np.ones(len(groups), bool)
     if protocol.limit_per_image:
@@ -100,20 +100,20 @@ def _counts(
         counts[order] = _ranks(image[order]) < protocol.limits[-1]
     if protocol.federated:
         counts &= np.isin(groups, truth.groups) | np.isin(groups, truth.negative)
-        counts &= areas > 0  # LVIS's tool leaves such out
+        counts &= areas > 0  # as in LVIS's tool
     return counts
 
 
-def _cap(image: np.ndarray, protocol: Protocol) -> int:
-    """The most detections of an image, if most images have just as many and the protocol counts more of each."""
+def _apparent_limit(image: np.ndarray, protocol: Protocol) -> int:
+    """The largest number of detections of an image, if most images have it and the protocol counts more; else 0."""
     _, counts = np.unique(image, return_counts=True)
     most = int(counts.max(initial=0))
-    capped = most >= LEAST_CAP and 2 * np.count_nonzero(counts == most) > len(counts) > 1
-    return most if capped and protocol.limit_per_image and most < protocol.limits[-1] else 0
+    limited = most >= LEAST_LIMIT and 2 * np.count_nonzero(counts == most) > len(counts) > 1
+    return most if limited and protocol.limit_per_image and most < protocol.limits[-1] else 0
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Place of each entry among its equals, which stand together."""
+    """Place of each entry among its equals, which are neighbours."""
     starts = np.flatnonzero(np.append(True, values[1:] != values[:-1])) if len(values) else np.zeros(0, np.int64)
     return np.arange(len(values)) - np.repeat(starts, np.diff(np.append(starts, len(values))))
 
@@ -130,7 +130,7 @@ def _column(results: Sequence[Any], key: str, source: str) -> list[Any]:
         raise
 
 
-def _places(values: list[Any], known: np.ndarray, key: str, kind: str, source: str, file: Path) -> np.ndarray:
+def _index_of(values: list[Any], known: np.ndarray, key: str, kind: str, source: str, file: Path) -> np.ndarray:
     """Index of each id in `known` (ascending)."""
     for i in _faults(values, lambda kinds: all(map(_is_integer_type, kinds)), _is_integer):
         raise DataError(f"{source}[{i}]: {key} must be an integer, is {short(values[i])}")
@@ -192,8 +192,8 @@ def _is_box(value: Any) -> bool:
     return bool(np.isfinite(box).all() and (box[2:] >= 0).all())
 
 
-def _doubt(boxes: np.ndarray, sizes: np.ndarray, source: str) -> str:
-    """Whether many boxes lie mostly outside their images: other data, corners taken for sides, resized pixels."""
+def _warning(boxes: np.ndarray, sizes: np.ndarray, source: str) -> str:
+    """A text if many boxes lie mostly outside their images: other data, corners for sides, or resized pixels."""
     limit = sizes[:, ::-1].astype(np.float64)
     inside = np.minimum(boxes[:, :2] + boxes[:, 2:], limit) - np.maximum(boxes[:, :2], 0.0)
     astray = np.flatnonzero(inside.clip(min=0).prod(1) < 0.5 * boxes[:, 2:].prod(1))
@@ -228,7 +228,7 @@ def _masks(values: list[Any], sizes: np.ndarray, source: str) -> list[Any]:
 
 
 def _faults(values: list[Any], right_types: Callable[[set[type]], bool], right: Callable[[Any], bool]) -> Sequence[int]:
-    """Indices of wrong values; looked for one by one only where some type is wrong."""
+    """Indices of wrong values; values are looked at one by one only if some type is wrong."""
     return () if right_types(set(map(type, values))) else [i for i, value in enumerate(values) if not right(value)]
 
 

@@ -1,4 +1,4 @@
-"""Detections judged: average precision, recall and oLRP, overall, by class, by size and by frequency.
+"""Detections scored: average precision, recall and oLRP, overall, by class, by size and by frequency.
 
 C  classes    A  areas (all, small, medium, large)    T  IoU thresholds    R  recalls
 L  limits on the number of detections
@@ -36,7 +36,7 @@ class Evaluation:
             "threshold" (None where there is none).
         precision: (T, R, C, A) float64 at the recalls 0, .01, ..., 1; -1 for a class without objects.
         curves: C LRP errors against the score.
-        threshold: the one score for all classes with the least mean LRP error; None where no detection is right.
+        threshold: the score that, used for all classes, has the least mean LRP error; None if no detection is right.
         mean_error: (1001,) float64 that error at the scores 0, .001, ..., 1; 1 without ground truth.
     """
 
@@ -56,7 +56,7 @@ def evaluate(
     iou_type: IouType = "bbox",
     protocol: ProtocolName | Literal["auto"] = "auto",
 ) -> Evaluation:
-    """Judge detections against ground truth.
+    """Score detections against ground truth.
 
     Args:
         annotations: COCO or LVIS file with the ground truth.
@@ -93,7 +93,7 @@ def evaluate(
     classes = []
     for k, (category_id, name) in enumerate(zip(truth.category_ids.tolist(), truth.class_names, strict=True)):
         own = [slice(k, k + 1)]
-        useful = 0 <= lrp.error[k, 0] < 1  # an error of 1 is that of no detection at all
+        useful = 0 <= lrp.error[k, 0] < 1  # no detection at all has an error of 1
         classes.append(
             {"id": category_id, "name": name}
             | ({"frequency": truth.frequencies[k]} if truth.frequencies else {})
@@ -105,7 +105,7 @@ def evaluate(
     threshold = own_thresholds[0] if own_thresholds else None
     if len(with_objects) > 1 and threshold is not None:
         best = np.flatnonzero(mean_error == mean_error.min())
-        threshold = float(GRID[best[len(best) // 2]])  # the middle of a range: at its end a rounding error would tell
+        threshold = float(GRID[best[len(best) // 2]])  # the middle of a range: at its end a rounding error would matter
     return Evaluation(
         truth=truth,
         detections=detections,
@@ -147,6 +147,6 @@ def _metrics(
 
 
 def _mean(values: np.ndarray) -> float:
-    """Of those that are defined: neither -1 nor NaN."""
+    """Mean of the defined values: neither -1 nor NaN; -1 if there are none."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else -1.0

@@ -1,12 +1,12 @@
 """The LRP error, and oLRP: its least value over all score thresholds (paper, section 5; Oksuz et al., TPAMI 2021).
 
-With the detections from a score up, TP of them right, FP wrong, FN objects missed, and IoU the overlap of those that
-are right,
+Keep the detections from some score up: TP are right, FP are wrong, FN objects are missed, and IoU is the overlap of a
+right one. Then
 
     LRP = (sum of (1 - IoU) / (1 - .5)  +  FP  +  FN) / (TP + FP + FN)
 
-where matching is that of average precision at an IoU of .5. The score where it is least is the threshold to use a
-detector with: scores that a ranking loss has trained say which of two detections is better, not how good either is.
+with the matches of average precision at an IoU of .5. The score with the least error is the threshold to use: a ranking
+loss trains scores to say which of two detections is better, not how good either is.
 
     d  detections of one class    C  classes    A  areas
 """
@@ -29,7 +29,7 @@ class LrpCurve(NamedTuple):
 
 
 class Lrp(NamedTuple):
-    """oLRP, its parts, and where it is reached; NaN where a part has no meaning, -1 for a class without objects."""
+    """oLRP, its parts, and the score of the least error; NaN: the part has no meaning, -1: a class without objects."""
 
     error: np.ndarray  # (A,) float64: oLRP
     localisation: np.ndarray  # (A,) mean 1 - IoU of the true positives
@@ -55,7 +55,7 @@ def optimal_lrp(ranked: Ranked) -> tuple[Lrp, LrpCurve]:
             values = (1.0, np.nan, np.nan, 1.0, np.nan)
         else:
             k = int(np.argmin(errors))
-            # A threshold may leave no true positive, or nothing at all, where no other is better
+            # The best threshold may keep no true positive, or no detection
             with np.errstate(invalid="ignore"):
                 values = (
                     errors[k],

@@ -1,11 +1,11 @@
-"""Detections matched to objects, once: average precision and oLRP are both read from what comes out.
+"""Detections matched to objects, once, for average precision and for oLRP.
 
-In each image and class the detections choose in the order of their scores, each the object that it covers best among
-those still free. That is done at ten IoU thresholds and for four ranges of size at once, and for all images and
-classes at once: in round r the r-th detection of every group chooses. Only detections that cover some object by half
-take part, which few do, and nothing is stored for an image and class that have none: COCO's 5,000 images x 80
-classes and LVIS's 20,000 x 1,203 cost what they hold. The IoUs are pycocotools'. Its own matching takes minutes;
-faster-coco-eval tells the matches of all ranges of size mixed, so that oLRP would have to match again.
+A group is one image and one class. Its detections choose in the order of their scores: each takes the free object with
+which it has the largest IoU. All groups, ten IoU thresholds and four ranges of size are done at once: in round r the
+r-th detection of every group chooses. Only the few detections with an IoU of at least .5 with some object take part,
+and nothing is stored for a group without any: the cost depends on the detections, not on COCO's 5,000 images x 80
+classes or LVIS's 20,000 x 1,203. The IoUs are pycocotools'. Its own matching takes minutes;
+faster-coco-eval mixes the matches of all ranges of size, and oLRP would have to match again.
 
     D  detections    G  objects    P  pairs of a detection and an object with an IoU of at least .5
     A  areas    T  IoU thresholds    C  classes    d  detections of one class
@@ -22,21 +22,21 @@ from rst.evaluation.detections import Detections
 from rst.evaluation.protocol import AREAS, IOU_THRESHOLDS
 from rst.evaluation.truth import GroundTruth
 
-# A detection that covers an object wholly matches at a threshold of 1 too, in spite of rounding
+# At a threshold of 1, an IoU of 1 matches in spite of rounding
 LEAST_IOUS = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
 
 
 class Matches(NamedTuple):
-    """What became of each detection, in every range of size and at every threshold."""
+    """The result for each detection, in every range of size and at every threshold."""
 
-    found: np.ndarray  # (A, T, D) bool: matched an object, be it an ignored one
+    found: np.ndarray  # (A, T, D) bool: matched an object, ignored objects included
     ignored: np.ndarray  # (A, T, D) bool: neither right nor wrong
     iou: np.ndarray  # (A, D) float64: IoU with the object matched at the threshold .5, 0 without one
     missing: np.ndarray  # (A, G) bool: objects that are ignored, as crowds or for their size
 
 
 class Pairs(NamedTuple):
-    """Candidates, those of a detection together and the better ones last."""
+    """Pairs of a detection and an object that may match, by detection, the larger IoU last."""
 
     detection: np.ndarray  # (P,) int64
     object: np.ndarray  # (P,) int64

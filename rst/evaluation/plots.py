@@ -58,7 +58,7 @@ def draw_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
     axis.set_title(f"LRP error of {kind}: the lowest point of a curve is its oLRP")
     least = 100 * min(evaluation.curves[k].errors.min(initial=1) for k in classes)
     span = max(100 - least, LEAST_SPAN)
-    limits = (100 - 1.05 * span, 100 + 0.05 * span)  # an error is never more than 100 %, so that little is above
+    limits = (100 - 1.05 * span, 100 + 0.05 * span)  # an error is never above 100 %
     axis.set(xlabel="score threshold", ylabel="LRP error in per cent", xlim=(0, 1), ylim=limits)
     axis.grid(alpha=0.3)
     olrp = folder / "olrp.png"
@@ -111,7 +111,7 @@ def _draw_lrp(axis: Axes, evaluation: Evaluation, classes: list[int]) -> None:
 
 
 def _add_legend(axis: Axes) -> None:
-    """Of lines that can be seen: one class of many is a faint hair."""
+    """A legend with visible lines: those of many classes are thin and faint."""
     for line in axis.legend(fontsize="small").get_lines():
         line.set(linewidth=max(line.get_linewidth(), 1.0), alpha=1.0)
 

@@ -13,7 +13,7 @@ EPSILON = np.spacing(1)  # in the published tools' denominator of the precision
 
 
 def precision_at_recalls(ranked: Ranked) -> np.ndarray:
-    """(T, R, A) float64: the highest precision at a recall of at least RECALLS; 0 where that is not reached, -1 without
+    """(T, R, A) float64: the highest precision at a recall of at least RECALLS; 0 above the last recall, -1 without
     objects."""
     areas, thresholds, d = ranked.right.shape
     result = np.full((thresholds, len(RECALLS), areas), -1.0)
@@ -32,7 +32,7 @@ def precision_at_recalls(ranked: Ranked) -> np.ndarray:
 
 
 def recall_at_limits(ranked: Ranked, limits: tuple[int, ...]) -> np.ndarray:
-    """(T, A, L) float64: the share of objects found by so many detections an image; -1 without objects."""
+    """(T, A, L) float64: the share of objects found by so many detections per image; -1 without objects."""
     areas, thresholds, _ = ranked.right.shape
     result = np.full((thresholds, areas, len(limits)), -1.0)
     for a in np.flatnonzero(ranked.objects):

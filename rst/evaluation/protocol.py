@@ -1,7 +1,7 @@
-"""The two ways of judging detections: COCO's, and LVIS's for annotations that name only some of the absent classes.
+"""Two protocols to score detections: COCO's, and LVIS's for annotations that name only some of the absent classes.
 
-Both match at ten IoU thresholds and read precision at 101 recalls; they differ in how many detections count and in what
-is known to be absent (paper, sections 5 and 6).
+Both match at ten IoU thresholds and read precision at 101 recalls. They differ in how many detections count, and in
+what the annotations say about absent classes (paper, sections 5 and 6).
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import numpy as np
 IouType = Literal["bbox", "segm"]
 ProtocolName = Literal["coco", "lvis"]
 
-# As the published tools make them: np.arange ends a rounding error above .95
+# As in the published tools; np.arange would end slightly above .95
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 

@@ -45,12 +45,12 @@ def format_classes(evaluation: Evaluation) -> str:
 
 
 def format_threshold(threshold: float | None) -> str:
-    """Rounded down: rounded up it would drop the detection that it was read from."""
+    """Rounded down, so that the detection with this score is kept."""
     return "-" if threshold is None else f"{int(threshold * 1000 + 1e-9) / 1000:.3f}"
 
 
 def headline(evaluation: Evaluation) -> str:
-    """What was judged."""
+    """What was scored, in one line."""
     truth, detections = evaluation.truth, evaluation.detections
     objects = sum(entry["objects"] for entry in evaluation.classes)
     classes = "1 class" if len(truth.category_ids) == 1 else f"{len(truth.category_ids)} classes"
@@ -61,28 +61,28 @@ def headline(evaluation: Evaluation) -> str:
 
 
 def notes(evaluation: Evaluation) -> list[str]:
-    """What else a reader of the numbers should know."""
+    """Warnings for a reader of the numbers."""
     truth, detections = evaluation.truth, evaluation.detections
-    found = [detections.doubt] if detections.doubt else []
+    found = [detections.warning] if detections.warning else []
     if detections.given and evaluation.metrics["AP50"] == 0:
         found.append("not one object is found: are these detections of this data set?")
     elif detections.given and 2 * detections.images < len(truth.image_ids):
         found.append("most images have no detection at all: are these the detections of all of them?")
-    if detections.cap:
+    if detections.apparent_limit:
         found.append(
-            f"most images have {detections.cap} detections, none more, and {truth.protocol.name.upper()} counts "
-            f"{truth.protocol.limits[-1]} of each: was that the detector's limit (--model.detections.limit)?"
+            f"most images have {detections.apparent_limit} detections, none has more: is that the detector's limit "
+            f"(--model.detections.limit)? {truth.protocol.name.upper()} counts up to {truth.protocol.limits[-1]} of each image"
         )
     if truth.unnumbered.any():
         found.append(
-            f"{truth.file}: annotation id 0 is counted as missed whatever is detected, here as by pycocotools, which "
-            f"takes 0 for no match; number the annotations from 1"
+            f"{truth.file}: annotation id 0 always counts as missed, here as in pycocotools, which takes 0 for "
+            f'"no match"; number the annotations from 1'
         )
     return found
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Every number: what was judged, the metrics, the threshold for all classes, and "classes" with the same of each.
+    """Every number: what was scored, the metrics, the threshold for all classes, and "classes" with the same of each.
 
     Metrics lie in [0, 1] and are -1 where they are undefined, as in COCO's tools; a threshold is null there.
     """

@@ -1,6 +1,6 @@
 """The ground truth of an evaluation: an annotation file, checked, as arrays.
 
-Unlike the reader for training this one keeps crowds and boxes of any size, because the published tools judge with them.
+Unlike the reader for training, this one keeps crowds and boxes of any size, as the published tools do.
 
     N  images    C  classes    G  objects
 """
@@ -67,7 +67,7 @@ def read_ground_truth(file: Path, iou_type: IouType, protocol: ProtocolName | Li
         raise DataError(f"{file}: 'images' is empty, but there are {len(ids)} annotations")
     if protocol == "auto":
         protocol = "lvis" if is_lvis(images, categories) else "coco"
-    judged = PROTOCOLS[protocol]
+    rules = PROTOCOLS[protocol]
 
     class_order, image_order = np.argsort(category_ids), np.argsort(image_ids)
     category_ids, image_ids = category_ids[class_order], image_ids[image_order]
@@ -85,7 +85,7 @@ def read_ground_truth(file: Path, iou_type: IouType, protocol: ProtocolName | Li
     objects = [objects[i] for i in order]
     shapes, areas = _shapes(objects, sizes[image[order]], iou_type, file)
     crowd = flag_column(objects, "iscrowd", sink)
-    if judged.federated:  # LVIS has no crowds, and its tool leaves objects without area out
+    if rules.federated:  # LVIS has no crowds, and its tool leaves objects without area out
         kept = np.flatnonzero(areas > 0)
         ignored = flag_column(objects, "ignore", sink)
         crowd = np.zeros_like(crowd)
@@ -93,18 +93,18 @@ def read_ground_truth(file: Path, iou_type: IouType, protocol: ProtocolName | Li
         kept, ignored = np.arange(len(objects)), crowd
     negative, not_exhaustive = (
         [_listed_groups(images, key, category_ids, sink) for key in (NEGATIVE, NOT_EXHAUSTIVE)]
-        if judged.federated
+        if rules.federated
         else [np.zeros(0, np.int64)] * 2
     )
     return GroundTruth(
         file=file,
-        protocol=judged,
+        protocol=rules,
         iou_type=iou_type,
         image_ids=image_ids,
         sizes=sizes,
         category_ids=category_ids,
         class_names=[str(entry.get("name", entry["id"])) for entry in categories],
-        frequencies=frequency_column(categories, sink) if judged.federated else [],
+        frequencies=frequency_column(categories, sink) if rules.federated else [],
         groups=groups[order][kept],
         shapes=shapes[kept] if isinstance(shapes, np.ndarray) else [shapes[i] for i in kept],
         areas=areas[kept],

@@ -20,8 +20,8 @@ _PREFIX = "model."  # of the detector's entries in the state dict of DetectionTr
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, safe against a full disk, a crash and a damaged file.
 
-    A checkpoint is written to a temporary file beside its destination, flushed to the disk, and only then put in the
-    place of the previous one. Whatever fails before that leaves the previous checkpoint as it was.
+    A checkpoint is written to a temporary file in the same folder, flushed to the disk, and only then replaces the
+    previous one. If anything fails before that, the previous checkpoint stays as it was.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -47,11 +47,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{path}: cannot save the checkpoint ({size:.1f} MiB): {error.strerror or error}{kept}"
             ) from error
         finally:
-            with suppress(OSError):  # after a success there is none; after a failure it must not hide the reason
+            with suppress(OSError):  # there is none after a success; after a failure the first error counts
                 temporary.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        # Whatever the caller says: a checkpoint holds tensors and plain containers, and loading one runs no code.
+        # Always weights only: a checkpoint holds tensors and plain containers, and loading one runs no code.
         return load_checkpoint(path, map_location=map_location or "cpu")
 
 

@@ -1,4 +1,4 @@
-"""The faults of a training run that its user can mend; the command line prints them without a traceback."""
+"""Errors of a training run that its user can correct; the command line prints them without a traceback."""
 
 
 class ConfigError(ValueError):
@@ -10,7 +10,7 @@ class CheckpointError(RuntimeError):
 
 
 class CheckpointSaveError(CheckpointError):
-    """A checkpoint that cannot be written; the message names the file and what became of the previous one."""
+    """A checkpoint that cannot be written; the message names the file and whether the previous one is intact."""
 
 
 class NonFiniteError(ArithmeticError):

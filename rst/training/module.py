@@ -70,12 +70,13 @@ class DetectionTraining(LightningModule):
         self.category_ids = list(category_ids or [])
         self.config = config
         self.seed = seed
-        self.iou_types: tuple[IouType, ...] = tuple(getattr(model, "iou_types", ("bbox",)))
+        wanted = set(getattr(model, "iou_types", ("bbox",)))
+        self.iou_types: tuple[IouType, ...] = tuple(kind for kind in PREFIXES if kind in wanted)
         self.results: list[dict[str, Any]] = []  # COCO results of the last validation; complete on the first process
         self.metrics: dict[IouType, dict[str, float]] = {}
         self._results_of_image: dict[int, list[dict[str, Any]]] = {}
-        if not self.iou_types or not set(self.iou_types) <= set(PREFIXES):
-            raise ConfigError(f"iou_types of the model must be some of {list(PREFIXES)}, got {list(self.iou_types)}")
+        if not wanted or not wanted <= set(PREFIXES):
+            raise ConfigError(f"iou_types of the model must be some of {list(PREFIXES)}, got {sorted(wanted)}")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ConfigError(
                 f"model.num_classes is {self.num_classes}, but the annotations have {len(self.class_names)} "
@@ -89,7 +90,7 @@ class DetectionTraining(LightningModule):
     @property
     def main_metric(self) -> str:
         """The metric that judges a checkpoint unless the settings name another: AP, of boxes if they are validated."""
-        return f"val/{min(PREFIXES[iou_type] for iou_type in self.iou_types)}AP"
+        return f"val/{PREFIXES[self.iou_types[0]]}AP"
 
     # ---- training
 
@@ -120,13 +121,15 @@ class DetectionTraining(LightningModule):
         self, terms: dict[str, Tensor], statistics: dict[str, Tensor]
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Means of both over the processes; of a statistic over the processes that have it, NaN if none has."""
-        # One reduction a step: what is logged are means over the processes, and a loss that is not finite on one
-        # process stops all of them (one alone would leave the others waiting for its gradients).
+        # One reduction per step. It gives the means to log, and a loss that is not finite on one process stops all of
+        # them: if one stopped alone, the others would wait for its gradients.
         values = torch.stack([value.detach().float() for value in (*terms.values(), *statistics.values())])
         losses, found = values.split([len(terms), len(statistics)])
         present = found.isfinite()
         values = torch.cat([losses, found.where(present, 0.0), present.float()])
-        numbers = self.trainer.strategy.reduce(values, reduce_op="mean").tolist()  # the step's one synchronisation
+        numbers = self.trainer.strategy.reduce(
+            values, reduce_op="mean"
+        ).tolist()  # the only synchronisation of the step
         shares = numbers[len(terms) + len(statistics) :]
         means = zip(numbers[len(terms) :], shares, strict=False)
         over_present = [mean / share if share else math.nan for mean, share in means]
@@ -208,10 +211,10 @@ class DetectionTraining(LightningModule):
         check_fits(self.model, checkpoint, self.trainer.ckpt_path or "checkpoint")
 
 
-def _step_seed(seed: int, epoch: int, batch: int, rank: int) -> int:
+def _step_seed(seed: int, epoch: int, batch: int, process: int) -> int:
     """A seed in [0, 2^63) that differs between neighbouring runs, epochs, batches and processes."""
     state = 0
-    for number in (seed, epoch, batch, rank):  # splitmix64's mixing, once per number
+    for number in (seed, epoch, batch, process):  # splitmix64's mixing, once per number
         state = (state + number + 0x9E3779B97F4A7C15) % 2**64
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64

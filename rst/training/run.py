@@ -6,7 +6,7 @@ RUN/metrics.csv                 every loss term of every step, learning rate, sp
 RUN/tensorboard/                the same for TensorBoard
 RUN/checkpoints/last.ckpt       where --resume goes on: every `every_n_train_steps` and at each epoch's end
 RUN/checkpoints/best.ckpt       the highest AP on the validation set
-RUN/checkpoints/epoch_*.ckpt    kept for good, if `keep_every_n_epochs` is set
+RUN/checkpoints/epoch_*.ckpt    never overwritten, if `keep_every_n_epochs` is set
 RUN/curves.png                  losses and AP over the steps
 """
 
@@ -87,7 +87,7 @@ class RunFolder:
             raise ConfigError(f"{self.path} is a file; --output must name a folder")
 
     def store_config(self, config: str, first_step: int = 0) -> None:
-        """Write config.yaml; a resumed run with other settings keeps the earlier ones beside them."""
+        """Write config.yaml; a resumed run with other settings keeps the earlier file under another name."""
         self.path.mkdir(parents=True, exist_ok=True)
         if self.config.is_file() and self.config.read_text(encoding="utf-8") != config:
             self.config.replace(self.path / f"config_until_step_{first_step}.yaml")
@@ -118,8 +118,8 @@ def build_trainer(
     Args:
         folder: the run's folder.
         checkpoints: when to save.
-        ema_decay: decay per optimiser step of the averaged weights, which are then what is evaluated and what best
-            checkpoints are judged by; None trains without.
+        ema_decay: decay per optimiser step of the averaged weights, which are then validated and saved; None: no
+            average.
         options: further arguments of Trainer; its callbacks, loggers and plugins are added to ours.
         first_step: the optimiser step that comes next, 0 unless resumed.
     """
@@ -147,7 +147,7 @@ def build_trainer(
 
 
 class _Checkpoint(ModelCheckpoint):
-    """Remembers the best score although the run's folder was renamed or copied to another machine."""
+    """Remembers the best score even if the run's folder was renamed or copied to another machine."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         before, now = str(state_dict["dirpath"]), str(self.dirpath)
@@ -167,8 +167,8 @@ class _KeptCheckpoint(_Checkpoint):
 
 
 def _checkpoint_callbacks(folder: RunFolder, settings: CheckpointSettings, validates: bool) -> list[Callback]:
-    # `best` comes first: `last` then stores the score that a resumed run has to beat. `last` is written by two
-    # callbacks because one of Lightning's has one trigger.
+    # `best` comes first: `last` then stores the score that a resumed run has to beat. Two callbacks write `last`,
+    # because each of Lightning's has one trigger.
     common: dict[str, Any] = {"dirpath": folder.checkpoints, "enable_version_counter": False}
     callbacks: list[Callback] = []
     if validates:

@@ -8,11 +8,13 @@ import pytest
 import torch
 from oracle_detector import Positives, oracle
 from PIL import Image
+from torchvision.ops import box_iou
 
 from rst.cli.data_show import HEADER, as_seen, draw_batch
 from rst.cli.main import main
 from rst.data import DetectionData
 from rst.data.samples import shapes
+from rst.detectors import atss, faster_rcnn
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +126,23 @@ def test_mistakes_have_exit_code_2_and_one_line(folder, tmp_path, capsys, more, 
     complained = capsys.readouterr().err
     assert message in complained
     assert complained.count("\n") == 1
+
+
+@pytest.mark.parametrize("make", [faster_rcnn, atss])
+def test_the_detectors_of_the_project_show_their_positives(folder, make):
+    torch.manual_seed(0)
+    detector = make(6, backbone="mobilenet_v2").train()
+    if not hasattr(detector, "positives"):
+        pytest.skip("this detector has no positives() yet")
+    images, targets = batch_of(folder)
+    pixels, heads = as_seen(detector, images, targets)
+    for place, image in zip(pixels, images, strict=True):
+        torch.testing.assert_close(place[:, : image.shape[1], : image.shape[2]], image, atol=1e-6, rtol=0)
+    (found,) = heads.values()
+    assert len(found.boxes) >= 3
+    for k, target in enumerate(targets):
+        own = found.image == k
+        assert set(found.truth[own].tolist()) <= set(range(len(target["boxes"])))
+        if own.any():
+            iou = box_iou(target["boxes"], found.boxes[own])[found.truth[own], torch.arange(int(own.sum()))]
+            assert (iou > 0).all()

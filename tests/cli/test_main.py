@@ -1,13 +1,16 @@
 """The command line as a person meets it: help, mistakes, exit codes."""
 
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from jsonargparse import ArgumentError
 from tiny_detection import prepare_data, training_arguments
 
+from rst.cli.config import build_parser
 from rst.cli.main import COMMANDS, main
 from rst.cli.mistakes import summarise
 
@@ -164,7 +167,7 @@ def test_what_lies_in_the_way_is_not_overwritten(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_spoils_an_epoch_is_named(data, tmp_path, capsys, workers):
+def test_an_image_that_stops_an_epoch_is_named(data, tmp_path, capsys, workers):
     broken = shutil.copytree(data, tmp_path / "broken")
     image = sorted((broken / "train").iterdir())[0]
     image.write_bytes(image.read_bytes()[:300])
@@ -192,3 +195,22 @@ def test_debug_shows_where(data, tmp_path, capsys):
 
 def test_a_message_that_is_not_understood_is_passed_on():
     assert summarise("Something\n  entirely   new", []) == "Something entirely   new"
+
+
+# The sentences of jsonargparse that `summarise` reads; each is made by the installed version. A new version that words
+# them otherwise fails here.
+SENTENCES = {
+    "--optimiser.lr=1": r"unrecognized arguments: --optimiser\.lr",
+    "--config={optimizer: {lrr: 1}}": r"Group 'optimizer' does not accept option 'lrr'",
+    "--config={schedul: {gamma: 1}}": r"Option 'schedul(\.gamma)?' is not accepted",
+    "--optimizer.lr=fast": r'Parser key "optimizer\.lr".*Expected a .*float.*Got value: fast',
+    "--model=nowhere.net": r"(?s)Parser key \"model\".*class_path 'nowhere\.net'.*No module named 'nowhere'",
+    "--config=none.yaml": r"File does not exist: '.*none\.yaml'",
+}
+
+
+@pytest.mark.parametrize("argument", SENTENCES)
+def test_jsonargparse_words_its_mistakes_as_we_read_them(argument):
+    with pytest.raises(ArgumentError) as raised:
+        build_parser().parse_args([argument])
+    assert re.search(SENTENCES[argument], str(raised.value), re.DOTALL), str(raised.value)

@@ -228,7 +228,7 @@ def test_notes_on_gaps_unused_files_and_classes_without_objects(clean, tmp_path)
     corrupted.content["categories"].append({"id": 18, "name": "unicorn"})
     report = check(corrupted)
     assert report.findings == []
-    assert report.notes[0] == "1 file beside the images without an entry in the annotations"
+    assert report.notes[0] == "1 file has no entry in the annotations, in the folders of the images"
     assert report.notes[1].startswith("category ids have gaps (3, 5-6, 8-10, 12-15, 17)")
     assert report.notes[2].endswith("of 7 classes have no object to learn from: unicorn")
 

@@ -66,7 +66,7 @@ def test_long_runs_and_many_chunks():
     lambda t: t[:-1], lambda t: t + "1", lambda t: "1" + t, lambda t: "", lambda t: t[: len(t) // 2],
     lambda t: t.replace(t[3], " ", 1), lambda t: "é" + t[1:], lambda t: t + "`", lambda t: "oooooooo0" + t,
 ])  # fmt: skip
-def test_a_spoilt_text_is_found_between_sound_ones(corrupt):
+def test_a_corrupted_text_is_found_between_sound_ones(corrupt):
     mask = random.uniform(size=(40, 50)) < 0.3
     text = encode_mask(mask)["counts"]
     whole = whole_masks([text, corrupt(text), text], np.full(3, mask.size))
@@ -76,7 +76,7 @@ def test_a_spoilt_text_is_found_between_sound_ones(corrupt):
 @pytest.mark.parametrize(
     "counts", [[], [1999], [2001], [2500, -500], [1000.0, 1000.0], [True] * 2000, None, 7, [[2000]], ["2000"]]
 )
-def test_spoilt_lists_and_what_is_neither(counts):
+def test_corrupted_lists_and_what_is_neither(counts):
     assert whole_masks([[2000], counts, [0, 2000]], np.full(3, 2000)).tolist() == [True, False, True]
 
 

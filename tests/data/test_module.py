@@ -98,28 +98,28 @@ def test_validation_is_in_order_at_one_size(folder):
     assert {min(image.shape[1:]) for images, _ in small.val_dataloader() for image in images} == {32}
 
 
-@pytest.mark.parametrize("world_size", [2, 4, 7])
-def test_processes_share_training_and_validation(folder, monkeypatch, world_size):
+@pytest.mark.parametrize("processes", [2, 4, 7])
+def test_processes_share_training_and_validation(folder, monkeypatch, processes):
     train, val = [], []
-    for rank in range(world_size):
+    for process in range(processes):
         data = data_of(folder, images_per_batch=1)
         data.setup("fit")
-        monkeypatch.setattr(data, "_process", lambda rank=rank: (rank, world_size))
+        monkeypatch.setattr(data, "_process", lambda process=process: (process, processes))
         train.append([targets[0]["image_id"] for _, targets in data.train_dataloader()])
         val.append([target["image_id"] for _, targets in data.val_dataloader() for target in targets])
     assert len({len(share) for share in train}) == 1
     assert set(np.concatenate(train)) == set(range(1, IMAGES + 1))
-    assert sum(map(len, train)) == -(-IMAGES // world_size) * world_size
+    assert sum(map(len, train)) == -(-IMAGES // processes) * processes
     # each image once; a process for which no batch is left takes the first, so that it too comes to the gathering
     assert sorted(image for share in val[:5] for image in share) == [1, 2, 3, 4, 5]
     assert val[5:] == [[1]] * len(val[5:])
 
 
 def test_processes_see_the_batches_that_one_process_sees(folder, monkeypatch):
-    def batches(rank: int, world_size: int) -> list[list[int]]:
+    def batches(process: int, processes: int) -> list[list[int]]:
         data = data_of(folder, images_per_batch=2)
         data.setup("fit")
-        monkeypatch.setattr(data, "_process", lambda: (rank, world_size))
+        monkeypatch.setattr(data, "_process", lambda: (process, processes))
         return [[target["image_id"] for target in targets] for _, targets in data.val_dataloader()]
 
     assert sorted(batches(0, 2) + batches(1, 2)) == batches(0, 1) == [[1, 2], [3, 4], [5]]

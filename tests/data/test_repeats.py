@@ -51,8 +51,8 @@ def test_rounding_up_is_the_same_in_every_epoch():
         assert (round_factors(FACTORS, "up", np.random.default_rng(k)) == np.ceil(FACTORS)).all()
 
 
-def repeated(rank: int = 0, world_size: int = 1, images_per_batch: int = 2, **options) -> EpochBatches:
-    return EpochBatches(RATIOS, images_per_batch, repeats=FACTORS, rank=rank, world_size=world_size, **options)
+def repeated(process: int = 0, processes: int = 1, images_per_batch: int = 2, **options) -> EpochBatches:
+    return EpochBatches(RATIOS, images_per_batch, repeats=FACTORS, process=process, processes=processes, **options)
 
 
 def keys_of(batches: EpochBatches, epoch: int) -> list[list[Key]]:
@@ -85,10 +85,10 @@ def test_epochs_are_equally_long_and_differ():
     assert keys_of(repeated(), 1) == keys_of(repeated(), 1)
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_processes_share_the_repeated_epoch(world_size):
-    whole = repeated(images_per_batch=2 * world_size)
-    parts = [repeated(rank, world_size) for rank in range(world_size)]
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_the_repeated_epoch(processes):
+    whole = repeated(images_per_batch=2 * processes)
+    parts = [repeated(process, processes) for process in range(processes)]
     for epoch in range(3):
         shares = [keys_of(part, epoch) for part in parts]
         joined = [[key for share in batch for key in share] for batch in zip(*shares, strict=True)]

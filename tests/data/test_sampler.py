@@ -78,10 +78,10 @@ def test_shapes_alternate_over_the_epoch():
     assert sum(a != b for a, b in pairwise(kinds)) > 10
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_shares_partition_the_epoch(world_size):
-    whole = EpochBatches(RATIOS, 2 * world_size, seed=1)
-    parts = [EpochBatches(RATIOS, 2, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
+@pytest.mark.parametrize("processes", [2, 3])
+def test_shares_partition_the_epoch(processes):
+    whole = EpochBatches(RATIOS, 2 * processes, seed=1)
+    parts = [EpochBatches(RATIOS, 2, seed=1, process=process, processes=processes) for process in range(processes)]
     for epoch in range(3):
         shares = [epoch_of(part, epoch) for part in parts]
         assert len({len(share) for share in shares}) == 1
@@ -147,7 +147,7 @@ def test_iterating_twice_without_an_epoch_gives_the_epoch_again():
     ("options", "message"),
     [
         ({"seed": 9}, r"seed 0 -> 9"),
-        ({"world_size": 2}, r"global_batch 2 -> 4"),
+        ({"processes": 2}, r"global_batch 2 -> 4"),
         ({"group_by_aspect_ratio": False}, r"group_by_aspect_ratio True -> False"),
     ],
 )
@@ -204,5 +204,5 @@ def test_augmentation_is_the_same_for_any_number_of_workers_and_counts_what_was_
 def test_arguments_out_of_range_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         EpochBatches(*arguments)
-    with pytest.raises(ValueError, match=r"rank must lie in \[0, world_size\) = \[0, 2\), got 2"):
-        EpochBatches([1.0], 1, rank=2, world_size=2)
+    with pytest.raises(ValueError, match=r"process must lie in \[0, processes\) = \[0, 2\), got 2"):
+        EpochBatches([1.0], 1, process=2, processes=2)

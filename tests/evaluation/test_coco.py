@@ -1,4 +1,4 @@
-"""COCO's numbers: against published ones, against pycocotools on sets made to tell evaluators apart, and by hand."""
+"""COCO's numbers: against published ones, against pycocotools on sets on which evaluators differ, and by hand."""
 
 import copy
 import gzip
@@ -112,7 +112,7 @@ def test_annotation_id_0_is_a_miss_as_for_pycocotools_and_that_is_said(annotatio
     expected = pycocotools_evaluation(truth, results, "bbox").stats
     np.testing.assert_allclose(list(evaluation.metrics.values())[:12], expected, rtol=0, atol=1e-12)
     assert evaluation.metrics["AR100"] == pytest.approx(2 / 3)
-    assert any("annotation id 0 is counted as missed" in note for note in notes(evaluation))
+    assert any("annotation id 0 always counts as missed" in note for note in notes(evaluation))
 
 
 def test_results_are_read_from_a_file_left_alone_and_nothing_is_printed(published, annotations, tmp_path, capfd):

@@ -114,7 +114,9 @@ def test_a_detector_that_stopped_before_lviss_limit_is_noted(tmp_path):
         return [note for note in notes(evaluated(tmp_path, truth, results)) if "detector's limit" in note]
 
     (note,) = said(100)
-    assert note.startswith("most images have 100 detections, none more, and LVIS counts 300 of each")
+    assert note.startswith(
+        "most images have 100 detections, none has more: is that the detector's limit (--model.detections.limit)? LVIS counts"
+    )
     assert said(300) == [], "the protocol's own"
     assert said(350) == []
     assert said(20) == [], "few because few were found"

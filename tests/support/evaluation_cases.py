@@ -1,4 +1,4 @@
-"""Ground truth and detections by the hundred, with everything that tells one evaluator from another.
+"""Ground truth and detections by the hundred, with everything that evaluators differ on.
 
 Crowds, objects at the very edges of the size ranges, equal scores, equal IoUs, several detections of one object,
 detections of classes that the image does not have, more detections than count, classes without objects.

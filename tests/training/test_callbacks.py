@@ -11,6 +11,7 @@ from tiny_detection import prepare_data, training_arguments
 from rst.cli.main import main
 from rst.cli.train import _is_first_process
 from rst.training.callbacks import Bar, Lines, TimeToGo, progress_bar
+from rst.training.curves import read_metrics
 
 
 def trainer_at(step, *, batches=10, accumulated=1, epochs=3, max_steps=-1):
@@ -81,6 +82,14 @@ def test_what_a_person_sees(tmp_path, monkeypatch, capsys, terminal):
     for figure in (r"\d ?it/s", r"loss[ =]\d\.\d", r"lr[ =]0\.01", r"AP[ =]\d", r"mem[ =]\d+MiB", r"ETA[ =]0:00:00"):
         assert re.search(figure, last), last
     assert not any("nan" in line or "v_num" in line for line in shown)
+
+
+def test_terms_and_speed_are_logged_in_the_steps_that_lightning_stores(tmp_path):
+    data = prepare_data(tmp_path / "data")
+    rare = ("--trainer.log_every_n_steps", "2", "--trainer.accumulate_grad_batches", "2")
+    assert main(training_arguments(data, tmp_path / "run", *rare)) == 0
+    curves = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert curves["memory_MiB"][0].tolist() == curves["loss"][0].tolist() == [1, 3, 5], "every second of six steps"
 
 
 @pytest.mark.parametrize(

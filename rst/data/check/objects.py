@@ -12,7 +12,7 @@ from rst.coco.columns import OUTSIDE, THIN, Columns, clip_boxes
 from rst.coco.faults import Fault, Sink, entry_name, short
 from rst.coco.masks import check_segmentations, extents
 
-BORDER_SLACK = 1.0  # pixels that a box may reach beyond the border before it is worth a word; rounding makes less
+BORDER_SLACK = 1.0  # pixels that a box may reach beyond the border without a warning; more than rounding makes
 AREA_SLACK = 1.05, 2.0  # an area may be this many times its box's, plus so many square pixels
 # A side of a mask's own box may differ from the box's by so many pixels, or by this share of the box's longer side.
 SIDE_SLACK = 2.0, 0.05
@@ -90,7 +90,8 @@ def check_masks(
 ) -> None:
     """Report missing and malformed masks, and those whose own box is not the box of the annotation.
 
-    A mask may be missing if masks are not `required` and no annotation has one. `advance` is told of each chunk done.
+    A mask may be missing if masks are not `required` and no annotation has one. `advance` is called with the number of
+    annotations done since the last call.
     """
     has_mask = np.fromiter(("segmentation" in entry for entry in columns.objects), bool, len(columns.objects))
     expected = required or bool(has_mask[~columns.ignored].any())

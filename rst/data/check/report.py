@@ -14,7 +14,7 @@ Level = Literal["error", "warning"]
 #   boxes    unless `faulty_boxes: leave_out`
 #   masks    if the masks are trained on (`masks: true`)
 #   shapes   if the masks are trained on, unless `faulty_boxes: leave_out`
-#   never    a warning: training works, though perhaps not as meant
+#   never    a warning: training works, perhaps not as intended
 KINDS: dict[str, Literal["always", "boxes", "masks", "shapes", "never"]] = {
     "malformed file": "always",
     "malformed entry": "always",
@@ -48,7 +48,7 @@ KINDS: dict[str, Literal["always", "boxes", "masks", "shapes", "never"]] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault and what it means."""
+    """A fault and its level."""
 
     level: Level
     kind: str  # a key of KINDS
@@ -71,7 +71,7 @@ class Report:
         masks, leave_out: for a training with these settings.
         findings: in the order in which they were found.
         statistics: what is in the data (`rst.data.check.statistics`); empty if the file could not be read.
-        notes: what is worth knowing and no fault.
+        notes: remarks that are no faults.
     """
 
     annotations: Path
@@ -83,7 +83,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def add(self, fault: Fault, file: Path | None = None) -> None:
-        """A sink for faults; `file` is the image's where an image is at fault."""
+        """A sink for faults; `file` is the image file, for the fault of an image."""
         kind, subject, entry_id, message, value = fault
         place = str(file or self.annotations)
         self.findings.append(Finding(self.level(kind), kind, place, subject, entry_id, message, value))

@@ -1,4 +1,4 @@
-"""The check of a data set: one pass over the annotations, one look at each image."""
+"""The check of a data set: one pass over the annotations, then each image file."""
 
 import os
 import warnings
@@ -22,12 +22,12 @@ from rst.data.check.report import Report
 from rst.data.check.statistics import describe
 from rst.data.images import ImageFault, absent_images, hint_where, inspect_image
 
-# A context manager around a step of the check, made from its name and the number of its parts; what it gives is called
-# with the number of parts done since.
+# Makes a context manager around a step of the check, from its name and the number of its parts. It gives a function to
+# call with the number of parts done since the last call.
 Track = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 
-# Looking at headers is Python, of which one thread runs at a time: a second one hides the waiting for the disk, more
-# get into each other's way (measured). Decoding is C, in as many threads as there are cores.
+# Headers are read by Python code, one thread at a time: a second thread hides the waiting for the disk, more are slower
+# (measured). Decoding is C code: one thread per core.
 HEADER_THREADS, HEADERS_AT_ONCE = 2, 64
 SAMPLE = 200  # images on which positives are counted
 
@@ -79,7 +79,7 @@ def check_annotations(
                 return report
         columns = read_columns(content, report.add)
         if not (columns.images and columns.categories):
-            return report  # each annotation would be at fault for that alone
+            return report  # or each annotation would be reported for this alone
         _check_entries(columns, report)
         if classes_of is not None:
             _check_classes(columns, classes_of, report)
@@ -143,8 +143,8 @@ def _check_images(columns: Columns, report: Report, track: Track, headers: bool,
     named = [i for i, name in enumerate(names) if name]
     missing, others = absent_images([names[i] for i in named], folder)
     if others:
-        files = "1 file" if others == 1 else f"{others:,} files"
-        report.notes.append(f"{files} beside the images without an entry in the annotations")
+        files = "1 file has" if others == 1 else f"{others:,} files have"
+        report.notes.append(f"{files} no entry in the annotations, in the folders of the images")
     absent = {named[k] for k in missing}
     hint = hint_where(names[min(absent)], folder) if absent else ""
     for i in sorted(absent):
@@ -165,7 +165,7 @@ def _check_images(columns: Columns, report: Report, track: Track, headers: bool,
         warnings.catch_warnings(),
         ThreadPoolExecutor(threads) as pool,
     ):
-        warnings.simplefilter("ignore")  # of what pillow thinks of metadata
+        warnings.simplefilter("ignore")  # pillow's, about metadata
         for part, faults in zip(parts, pool.map(look, parts), strict=True):
             advance(len(part))
             for i, fault in zip(part, faults, strict=True):
@@ -176,7 +176,7 @@ def _check_images(columns: Columns, report: Report, track: Track, headers: bool,
 
 
 def _notes(columns: Columns, report: Report) -> list[str]:
-    """Gaps, classes without objects, and what many faults at once look like."""
+    """Gaps in the ids, classes without objects, and a guess at the cause of many equal faults."""
     notes = []
     classes = report.statistics["classes"]
     if classes["unused_ids"]:

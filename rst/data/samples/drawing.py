@@ -1,6 +1,6 @@
 """How the procedural sets are drawn: textured ground, shapes with outlines and masks, and which of them hides which.
 
-Everything random comes from the generator that is handed in, so an image is a pure function of its seed.
+All random numbers come from the caller's generator: an image is a pure function of its seed.
 
     H, W  height and width of an image, pixels
 """

@@ -1,6 +1,6 @@
 """A procedural data set: flat shapes on textured ground, with boxes and masks, in COCO form.
 
-It has what makes real data awkward: a long tail of classes, objects from a few pixels to two thirds of the image,
+It has the difficulties of real data: a long tail of classes, objects from a few pixels to two thirds of the image,
 occlusion, objects cut by the border, crowd regions, images without objects, upright and wide images, category ids
 with gaps. Every image is a pure function of (seed, split, index): the same arguments, numpy and pillow give the same
 files to the bit. The variant "lvis" has hundreds of classes and LVIS's way of annotating: `shapes_lvis.py`.
@@ -130,7 +130,7 @@ def _write_split(folder: Path, name: str, count: int, side: int, seed: list[int]
 
 
 def _paint_crowd(random: np.random.Generator, pixels: np.ndarray) -> tuple[int, np.ndarray]:
-    """A swarm of small objects of one class that nobody would mark one by one: category id and mask of all (H, W)."""
+    """A swarm of small objects of one class, annotated as one crowd: category id and mask of all (H, W)."""
     height, width = pixels.shape[:2]
     name = list(CATEGORIES)[random.integers(3)]
     centre = random.uniform([0.2 * width, 0.2 * height], [0.8 * width, 0.8 * height])

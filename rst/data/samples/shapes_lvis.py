@@ -1,14 +1,14 @@
 """The procedural set in LVIS's form: hundreds of classes with a long tail, annotated federatedly.
 
 A class is a shape with a colour and a pattern ("red striped star"). As in LVIS (Gupta et al., CVPR 2019, section 3), a
-image does not say everything: what it says of a class is one of
+image is not annotated for every class. For a class it has one of
 
     annotated                        every instance that is visible
     "not_exhaustive_category_ids"    some instances are annotated, others are not
     "neg_category_ids"               verified: the class is not in the image
     nothing                          the class may or may not be there; what is there is not annotated
 
-Files are laid out as LVIS v1 is beside COCO: an image has a `coco_url` and no `file_name`, both splits share one root,
+Files are laid out like LVIS v1: an image has a `coco_url` and no `file_name`, both splits share one root,
 and some images of the validation set lie in the training set's folder. Each category has `image_count`,
 `instance_count` and `frequency` (r: up to 10 training images, c: up to 100, f: more), all of the training split.
 There are no crowds.
@@ -50,7 +50,7 @@ MOST_CLASSES = len(NAMES)
 RARE, COMMON = 10, 100  # most training images of a rare class, of a common class (LVIS)
 OBJECTS = (4, 15)  # per image: least, and one more than most
 ANNOTATED = 0.9  # share of the classes in an image that are annotated
-INCOMPLETE = 0.3  # share of the classes with several instances, and annotated, that are so in part only
+INCOMPLETE = 0.3  # share of the annotated classes with several instances that are annotated in part only
 NEGATIVES = (3, 9)  # verified absent classes of an image: least, and one more than most
 STRAY_EVERY = 4  # one in so many images of the validation set lies in the training set's folder
 URL = "http://images.example.org"
@@ -97,7 +97,7 @@ def draw_image(index: int, side: int, seed: list[int], classes: int) -> tuple[np
     for shape in shapes:
         colour, pattern, _ = NAMES[shape.category_id - 1].split()
         ink = shape.mask & _pattern(pattern, height, width)
-        pixels[shape.mask] = np.add(COLOURS[colour], 128) / 2  # what the pattern leaves free is a paler colour
+        pixels[shape.mask] = np.add(COLOURS[colour], 128) / 2  # a paler colour between the pattern
         pixels[ink] = COLOURS[colour]
     return with_noise(random, pixels), visible_annotations(shapes)
 
@@ -105,21 +105,21 @@ def draw_image(index: int, side: int, seed: list[int], classes: int) -> tuple[np
 def federate(
     random: np.random.Generator, annotations: list[dict[str, Any]], classes: int
 ) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
-    """What an annotator of a federated set says of an image: the annotations, and LVIS's two lists of its image."""
+    """The annotations that a federated set keeps of an image, and LVIS's two lists for it."""
     instances = Counter(annotation["category_id"] for annotation in annotations)
     kept: dict[int, int] = {}  # category id -> how many instances are annotated
     for category_id, count in instances.items():
         if random.uniform() < ANNOTATED:
             incomplete = count > 1 and random.uniform() < INCOMPLETE
             kept[category_id] = int(random.integers(1, count)) if incomplete else count
-    told: Counter[int] = Counter()
+    counted: Counter[int] = Counter()
     said = []
     for annotation in annotations:
         category_id = annotation["category_id"]
-        if told[category_id] < kept.get(category_id, 0):
-            told[category_id] += 1
+        if counted[category_id] < kept.get(category_id, 0):
+            counted[category_id] += 1
             said.append(annotation)
-    # what annotators are asked about follows the frequencies, flattened: rare classes need negatives too
+    # annotators are asked about frequent classes more often, by the root of the frequency: rare ones need negatives too
     weight = np.sqrt(_frequency(classes))
     weight[[category_id - 1 for category_id in instances]] = 0.0
     asked = min(int(random.integers(*NEGATIVES)), int((weight > 0).sum()))

