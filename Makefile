@@ -7,6 +7,7 @@ TRAIN_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --durations=10
+IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder # in tests/conftest.py's order
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -69,10 +70,10 @@ pyright: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: $(STAMP) ## pytest: all but the Triton kernels themselves
-	env -u TRITON_INTERPRET OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/kernels/offline -n 2 --dist loadfile $(PYTEST_FLAGS)
+	env -u TRITON_INTERPRET OMP_NUM_THREADS=1 $(PYTEST) --ignore tests/kernels/offline $(IN_TWO) $(PYTEST_FLAGS)
 
 interpreter: $(STAMP) ## the Triton kernels, interpreted on the CPU
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PYTEST) tests/kernels -n 2 --dist loadfile $(PYTEST_FLAGS)
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PYTEST) tests/kernels $(IN_TWO) $(PYTEST_FLAGS)
 
 offline: $(STAMP) ## the Triton kernels, compiled for several GPUs; none is needed
 	env -u TRITON_INTERPRET $(PYTEST) -s tests/kernels/offline $(PYTEST_FLAGS)

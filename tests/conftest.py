@@ -21,6 +21,12 @@ def pytest_report_header() -> str:
     return "TRITON_INTERPRET is not 1: kernels are compiled; interpreting them is another process (make interpreter)"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: one that starts last would leave the other processes of `-n` without work."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def tree() -> Path:
     """The root of the source tree."""

@@ -19,6 +19,8 @@ DOCUMENTS = [
     if path.parent.name not in {"build", "dist", "runs", "data"}
 ]
 README = TREE / "README.md"
+# CONTRIBUTING.md explains how a detector would be added, with the names of its files
+EXAMPLES = {"detectors/cascade_rcnn.py", "configs/coco/rs_cascade_rcnn_r50_fpn_1x.yaml"}
 
 
 def name_of(path: Path) -> str:
@@ -89,7 +91,7 @@ def test_paths_exist(document: Path):
         r"\b(?:configs|kernels|detectors|rst|tests|bench|tools)/[\w./-]*\.(?:yaml|py|md|pyi|toml)\b", text
     )
     missing += [path for path in named if not (TREE / path).exists()]
-    assert missing == []
+    assert set(missing) <= EXAMPLES
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
