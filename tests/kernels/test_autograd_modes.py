@@ -62,7 +62,7 @@ def test_no_second_derivative(backend, device, loss):
 @every_backend
 @pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap], ids=lambda transform: transform.__name__)
 def test_no_function_transforms(backend, device, transform):
-    """torch says so itself: the update of a ranking is made of all logits at once."""
+    """torch refuses them: the update needs all logits of the ranking at once."""
     logits = torch.zeros(2, 3, device=device)
     targets = torch.tensor([0.9, 0, 0], device=device)
 

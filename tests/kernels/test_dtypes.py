@@ -34,7 +34,7 @@ def rankings() -> dict[str, Ranking]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", rankings())
 def test_equals_the_float64_equations_of_the_same_rounded_logits(backend, device, loss, dtype, name):
-    """All that half precision costs is the rounding of the logits, before, and of the gradient, after."""
+    """Half precision only rounds the logits before, and the gradient after."""
     if backend.startswith("triton") and dtype == torch.float64:
         pytest.skip("Triton computes in float32")
     ranking = rankings()[name].to(dtype)
@@ -131,7 +131,7 @@ def layouts() -> dict[str, tuple]:
 @pytest.mark.parametrize("form", ["dense", "sparse"])
 @pytest.mark.parametrize("layout", layouts())
 def test_memory_layouts(backend, device, loss, form, layout):
-    """Logits, masks, dense targets, indices, qualities and errors that are views; the same bits as of copies."""
+    """Views of logits, masks, dense targets, indices, qualities and errors give the same bits as copies."""
     shape, look = layouts()[layout]
     generator = torch.Generator().manual_seed(4)
     viewed = look(torch.rand(shape, generator=generator))

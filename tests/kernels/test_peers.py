@@ -102,7 +102,7 @@ def errors(positives: int, negatives: int, stage: str, delta: float, draws: int)
     ],
 )
 def test_bucketed_is_off_by_as_much_as_known(positives, negatives, stage, delta, low, high):
-    """H bends at s_i - delta and s_i + delta, but the buckets are cut at s_i."""
+    """H has its kinks at s_i - delta and s_i + delta, but the buckets are cut at s_i."""
     total, among_negatives, sorting = errors(positives, negatives, stage, delta, draws=2 if positives == 400 else 20)
     assert low <= total <= high
     assert among_negatives >= total, "the positives' own share comes closer than the negatives'"
@@ -115,7 +115,7 @@ def test_bucketed_is_off_by_more_the_fewer_positives_there_are():
 
 
 def test_bucketed_is_off_for_a_hard_step_too_where_logits_tie():
-    """bfloat16 logits: a negative that ties with a positive lands in the bucket below, whose mean does not outrank."""
+    """bfloat16 logits: a negative that ties with a positive falls into the bucket below, and is not counted."""
     data = sample(Shape(50, 20_000), "early")
     logits = data.logits.bfloat16().float()
     truth = dense_matrix(logits.double(), data.dense.double(), 0.0)
@@ -144,7 +144,7 @@ def test_visible_negatives_are_those_in_reach_of_the_lowest_positive():
 
 
 def test_drop_in_takes_the_arguments_of_rank_sort():
-    """Levels, ignored logits and a weighted loss: what a detector hands over."""
+    """Levels, ignored logits and a weighted loss, as in a detector."""
     generator = torch.Generator().manual_seed(0)
     levels = [torch.randn(shape, generator=generator) for shape in ((2, 30), (45,))]
     ignore = [torch.rand(level.shape, generator=generator) < 0.2 for level in levels]
@@ -168,7 +168,7 @@ def test_drop_in_without_positives():
 
 
 def test_quality_focal_is_its_definition():
-    """Value term by term, and the gradient by hand, beta = 2."""
+    """The value term by term, and the gradient derived by hand, for beta = 2."""
     logits = torch.linspace(-6, 6, 41, dtype=torch.float64)
     quality = torch.where(torch.arange(41) % 5 == 0, 0.8, 0.0).double()
     score = logits.sigmoid()

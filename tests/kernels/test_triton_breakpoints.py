@@ -105,7 +105,7 @@ def test_half_precision_with_ties(dtype, delta):
 
 
 def shortened(ranking: Ranking, size: int) -> Ranking:
-    """Its first logits."""
+    """The ranking of its first `size` logits."""
     return replace(ranking, logits=ranking.logits[:size], targets=ranking.targets[:size])
 
 
@@ -134,7 +134,7 @@ def test_any_work_sharing_gives_the_same_bits(monkeypatch, name, block, programs
 
 @pytest.mark.parametrize("name", ["typical", "hard step", "far apart", "equal logits"])
 def test_any_blocks_along_the_kinks(monkeypatch, name):
-    """Blocks of the scan make another order of float64 sums; those of the count are whole numbers."""
+    """Other blocks of the scan change the order of float64 sums; the sums of the count are whole numbers."""
     ranking = shortened(NAMED[name], 200)
     expected = both_passes(ranking)
     for module, block in ((merge, 64), (scans, 8)):
@@ -155,7 +155,7 @@ def test_any_grid_over_the_kinks(monkeypatch, cells):
 
 
 def test_the_same_bits_every_time():
-    """And whichever logit comes first: on a GPU, atomics take their own order as well."""
+    """In any order of the logits; on a GPU also in any order of the atomics."""
     ranking = random_ranking(50, 200 if INTERPRETED else 100_000, 20)
     masses, gradient = both_passes(ranking)
     positives, prepared = positives_of(ranking)
@@ -169,7 +169,7 @@ def test_the_same_bits_every_time():
 @pytest.mark.skipif(not INTERPRETED, reason="listens to an interpreted kernel")
 @pytest.mark.parametrize(("distance", "searches"), [(0.0, 2), (2.0, 0)], ids=["initialisation", "trained"])
 def test_most_tiles_need_no_search(monkeypatch, distance, searches):
-    """Two programs find the interval that all logits are in with their first tile, or none where all are too low."""
+    """Each of two programs searches once, with its first tile, and never where all logits are too low."""
     monkeypatch.setattr(breakpoints, "BLOCK", 64)
     monkeypatch.setattr(breakpoints, "program_count", lambda _: 2)
     calls = []
@@ -182,7 +182,7 @@ def test_most_tiles_need_no_search(monkeypatch, distance, searches):
 
 
 def test_more_logits_than_an_int32_counts():
-    """Tables as 2^32 logits would leave them: sums along the kinks wrap around, differences do not."""
+    """The tables of 2^32 logits: sums along the kinks wrap around, their differences do not."""
     found = merge.build_kinks(torch.tensor([0.0, 0.25, 100.0, 200.0], device=DEVICE), 0.5)
     tallies = torch.zeros((9, 2), dtype=torch.int64, device=DEVICE)
     tallies[2] = torch.tensor([1 << 31, (1 << 31) * (1 << 27)])  # [-0.25, 0.5), at -0.125 all: 2^27 units from -0.25

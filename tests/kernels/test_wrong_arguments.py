@@ -102,7 +102,7 @@ def test_choices(loss, choice, message):
 @pytest.mark.parametrize("label", [0.0, -1.0])
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 def test_no_positives_or_nothing_at_all(loss, shape, label, backend):
-    """0, attached to the graph, and no gradient; so for the empty tensor, and where everything is ignored."""
+    """0, attached to the graph, with zero gradient; also for an empty tensor, and where all logits are ignored."""
     logits = torch.zeros(shape, requires_grad=True)
     values = loss(logits, torch.full(shape, label), error=torch.zeros(0), backend=backend)
     sum(values).backward()
@@ -114,7 +114,7 @@ def test_no_positives_or_nothing_at_all(loss, shape, label, backend):
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 def test_no_negatives(loss, backend):
-    """Nothing is ranked above a positive that should not be."""
+    """No logit is wrongly ranked above a positive."""
     logits = torch.tensor([0.3, -2.0, 0.4], requires_grad=True)
     values = loss(logits, torch.tensor([0.5, 0.7, -1.0]), backend=backend)
     sum(values).backward()

@@ -129,7 +129,7 @@ for backend in backends:
         validator.validate_metadata(metadata=metadata, variant=variant.name)
     metadata.digest.validate(Digest.hash_variant(metadata.digest.algorithm, variant))
 
-(variant / "ranking.py").write_bytes((variant / "ranking.py").read_bytes() + b"# changed")
+(variant / "rank_sort.py").write_bytes((variant / "rank_sort.py").read_bytes() + b"# changed")
 (variant / "smuggled.py").touch()
 try:
     metadata.digest.validate(Digest.hash_variant(metadata.digest.algorithm, variant))
@@ -270,7 +270,7 @@ def test_loads_beside_rst_kernels_and_other_packages(package: Path, tree: Path, 
 def test_passes_the_loaders_own_checks(package: Path, tmp_path: Path):
     copy = shutil.copytree(package, tmp_path / "copy")
     checked, info = child(VALIDATE, copy, folder=tmp_path).split("\n", 1)
-    violations = ["File hash mismatch for ranking.py", "Unknown file"]
+    violations = ["File hash mismatch for rank_sort.py", "Unknown file"]
     assert json.loads(checked) == {"backends": sorted(BACKENDS), "violations": violations}
     assert json.loads(info)["name"] == "ranking-losses"
     assert set(json.loads(info)["backends"]) == BACKENDS
