@@ -70,8 +70,8 @@ def notes(evaluation: Evaluation) -> list[str]:
         found.append("most images have no detection at all: are these the detections of all of them?")
     if detections.apparent_limit:
         found.append(
-            f"most images have {detections.apparent_limit} detections, none has more: is that the detector's limit "
-            f"(--model.detections.limit)? {truth.protocol.name.upper()} counts up to {truth.protocol.limits[-1]} of each image"
+            f"most images have {detections.apparent_limit} detections, none has more: is that the limit of the "
+            f"detector (--model.detections.limit)? {truth.protocol.name.upper()} counts {truth.protocol.limits[-1]} each"
         )
     if truth.unnumbered.any():
         found.append(

@@ -5,12 +5,12 @@ detections must be the same. Elsewhere convolutions and exponentials round other
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from recipe_cases import names, platform, run
+from detector_cases import Case
+from recipe_cases import cases, platform, run
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +18,13 @@ def stored(tree: Path) -> dict[str, np.ndarray]:
     return dict(np.load(tree / "tests/data/detector_steps.npz"))
 
 
-@pytest.mark.parametrize(("name", "detector", "options"), list(names()), ids=lambda value: str(value)[:60])
-def test_a_step_and_an_evaluation_are_the_stored_ones(
-    stored: dict[str, np.ndarray], name: str, detector: str, options: dict[str, Any]
-):
+@pytest.mark.parametrize(("name", "case"), cases().items(), ids=str)
+def test_a_step_and_an_evaluation_are_the_stored_ones(stored: dict[str, np.ndarray], name: str, case: Case):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         same_platform = np.array_equal(platform(), stored["platform"])
-        values = run(detector, options)
+        values = run(case)
     finally:
         torch.set_num_threads(threads)
     expected = {key.partition(" | ")[2]: value for key, value in stored.items() if key.startswith(f"{name} | ")}

@@ -111,11 +111,11 @@ def test_a_detector_that_stopped_before_lviss_limit_is_noted(tmp_path):
         truth, results = federated_set(6, per_image, 30, seed=2)
         if change:
             results = [result for i, result in enumerate(results) if change["kept"](i)]
-        return [note for note in notes(evaluated(tmp_path, truth, results)) if "detector's limit" in note]
+        return [note for note in notes(evaluated(tmp_path, truth, results)) if "--model.detections.limit" in note]
 
     (note,) = said(100)
     assert note.startswith(
-        "most images have 100 detections, none has more: is that the detector's limit (--model.detections.limit)? LVIS counts"
+        "most images have 100 detections, none has more: is that the limit of the detector (--model.detections.limit)?"
     )
     assert said(300) == [], "the protocol's own"
     assert said(350) == []

@@ -70,6 +70,11 @@ class Case:
         """Whether the loss is a ranking: without positives all its terms are 0."""
         return self.options["loss"] in ("rank_sort", "average_precision", "alrp")
 
+    @property
+    def sorts(self) -> bool:
+        """Whether the loss is Rank & Sort, which has all the switches."""
+        return self.options["loss"] == "rank_sort"
+
     def build(self, num_classes: int = 3, **options: Any) -> Detector:
         """The detector with the weights of seed 0; `options` override."""
         torch.manual_seed(0)

@@ -7,84 +7,44 @@ all bits of both.
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from detector_cases import CASES, Batch, Case, objects_batch
 from torch import Tensor, nn
 
-from rst.detectors import BackboneSettings, DetectionSettings, ProposalSettings, atss, faster_rcnn
-
-BACKBONE = BackboneSettings("mobilenet_v2", fpn_channels=16)
-FASTER_RCNN = {
-    "backbone": BACKBONE,
-    "head_channels": 32,
-    "proposals": ProposalSettings(train_pre_nms=100, train_limit=50, test_pre_nms=100, test_limit=50),
-}
-ATSS = {
-    "backbone": BACKBONE,
-    "head_channels": 64,
-    "detections": DetectionSettings(score_threshold=0.005, nms_iou=0.6),
-}
-
-BUILDERS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
-    "faster_rcnn": (faster_rcnn, FASTER_RCNN),
-    "atss": (atss, ATSS),
-}
-RECIPES: dict[str, list[dict[str, Any]]] = {
-    "faster_rcnn": [
-        {"loss": "rank_sort"},
-        {"loss": "rank_sort", "delta": 0.0},
-        {"loss": "rank_sort", "sorting_error": False},
-        {"loss": "rank_sort", "score_weighting": False},
-        {"loss": "rank_sort", "task_balance": "magnitude"},
-        {"loss": "rank_sort", "task_balance": 2.0},
-        {"loss": "cross_entropy"},
-    ],
-    "atss": [
-        {"loss": "rank_sort"},
-        {"loss": "rank_sort", "delta": 0.0},
-        {"loss": "rank_sort", "sorting_error": False},
-        {"loss": "rank_sort", "score_weighting": False},
-        {"loss": "rank_sort", "task_balance": "magnitude"},
-        {"loss": "rank_sort", "task_balance": 2.0},
-        {"loss": "average_precision"},
-        {"loss": "average_precision", "centerness": True},
-        {"loss": "alrp"},
-        {"loss": "focal"},
-        {"loss": "focal", "centerness": True},
-        {"loss": "qfl"},
-    ],
-}
+SWITCHES: list[dict[str, Any]] = [
+    {"delta": 0.0},
+    {"sorting_error": False},
+    {"score_weighting": False},
+    {"task_balance": "magnitude"},
+    {"task_balance": 2.0},
+]
 
 
-def names() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Of each case its name, detector and options."""
-    for detector, recipes in RECIPES.items():
-        for options in recipes:
-            yield " ".join([detector, *(f"{key}={value}" for key, value in options.items())]), detector, options
+def cases() -> dict[str, Case]:
+    """Every detector under every loss, and under every switch of Rank & Sort, by name."""
+    switched = [Case(case.detector, case.options | switch) for case in CASES for switch in SWITCHES if case.sorts]
+    return {
+        " ".join([case.detector, *(f"{key}={value}" for key, value in case.options.items())]): case
+        for case in [*CASES, *switched]
+    }
 
 
-def batches() -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
-    """Two images of different sizes with three objects of three classes, and the same without any object."""
-    generator = torch.Generator().manual_seed(1)
-    images = [torch.rand(3, 64, 96, generator=generator), torch.rand(3, 90, 64, generator=generator)]
-    targets = [
-        {"boxes": torch.tensor([[4.0, 6, 40, 50], [50, 10, 90, 44]]), "labels": torch.tensor([0, 2])},
-        {"boxes": torch.tensor([[10.0, 20, 52, 80]]), "labels": torch.tensor([1])},
-    ]
+def batches() -> Iterator[Batch]:
+    """A batch with objects, and the same images without any."""
+    images, targets = objects_batch()
     yield images, targets
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     yield images, [nothing, nothing]
 
 
-def run(detector: str, options: dict[str, Any]) -> dict[str, np.ndarray]:
+def run(case: Case) -> dict[str, np.ndarray]:
     """The numbers of one case, by name."""
-    build, small = BUILDERS[detector]
-    torch.manual_seed(0)
-    model = build(num_classes=3, **(small | options))
+    model = case.build()
     results: dict[str, Any] = {}
     for number, (images, targets) in enumerate(batches()):
         torch.manual_seed(number)  # of the samplers
@@ -92,7 +52,7 @@ def run(detector: str, options: dict[str, Any]) -> dict[str, np.ndarray]:
         model.zero_grad(set_to_none=True)
         losses = model(images, targets)
         sum(losses.values()).backward()
-        values = losses | model.statistics  # pyright: ignore[reportOperatorIssue]
+        values = losses | model.statistics
         results |= {f"{number} {name}": value.detach().numpy() for name, value in values.items()}
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         results[f"{number} gradients"] = torch.stack([g.double().abs().sum() for g in gradients]).numpy()
@@ -126,7 +86,7 @@ def platform() -> np.ndarray:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     stored = {"platform": platform()}
-    for name, detector, options in names():
-        stored |= {f"{name} | {key}": value for key, value in run(detector, options).items()}
+    for name, case in cases().items():
+        stored |= {f"{name} | {key}": value for key, value in run(case).items()}
     np.savez_compressed(Path(sys.argv[1]), **stored)
     print(len(stored), "values")
