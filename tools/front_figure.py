@@ -124,6 +124,8 @@ def draw(run: Path, output: Path) -> None:
     """Reads the run and writes the PNG."""
     data = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]
     threshold = json.loads((run / "evaluation" / "metrics.json").read_text(encoding="utf-8"))["threshold"]
+    if threshold is None:
+        raise SystemExit(f"{run}: no detection is correct, so there is no threshold to draw")
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its steps
         truth = COCO(data["val_annotations"])
         ranked = sorted_detections(truth, truth.loadRes(str(run / "evaluation" / "detections.json")))
