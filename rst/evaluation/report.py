@@ -69,9 +69,10 @@ def notes(evaluation: Evaluation) -> list[str]:
     elif detections.given and 2 * detections.images < len(truth.image_ids):
         found.append("most images have no detection at all: are these the detections of all of them?")
     if detections.apparent_limit:
+        limit = truth.protocol.limits[-1]
         found.append(
             f"most images have {detections.apparent_limit} detections, none has more: is that the limit of the "
-            f"detector (--model.detections.limit)? {truth.protocol.name.upper()} counts {truth.protocol.limits[-1]} each"
+            f"detector (--model.detections.limit)? {truth.protocol.name.upper()} counts up to {limit} of each image"
         )
     if truth.unnumbered.any():
         found.append(
