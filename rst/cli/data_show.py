@@ -72,10 +72,10 @@ def _show(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.split == "train":
         loader.set_epoch(options.epoch)
     options.output.mkdir(parents=True, exist_ok=True)
-    if not hasattr(model, "positives"):
-        print(f"rst: {type(model).__name__} assigns no anchors: boxes and masks only")
     for number, (images, targets) in enumerate(islice(loader, options.batches)):
         pixels, heads = as_seen(model, images, targets)
+        if not (number or heads):
+            print(f"rst: {type(model).__name__} assigns no anchors: boxes and masks only")
         sheet, lines = draw_batch(pixels, targets, heads, data.class_names)
         file = options.output / f"batch_{number:03d}.png"
         sheet.save(file)

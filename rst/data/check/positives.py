@@ -5,6 +5,7 @@ k  objects of an image    P  positives of a head
 
 from collections import Counter
 from collections.abc import Callable
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,12 @@ def count_positives(
     if len(images) > sample:
         images = np.random.default_rng(0).choice(images, sample, replace=False)
     objects, levels, missed = 0, {}, Counter()
+    masks = "segm" in getattr(model, "iou_types", ())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the transforms draw sizes and crops
         for index in images.tolist():
             rows = usable[columns.image[usable] == index]
-            image, target = _blank(columns, corners, index, rows, transforms)
+            image, target = _blank(columns, corners, index, rows, transforms, masks)
             objects += len(target["boxes"])
             for head, found in model.positives([image], [target]).items():
                 levels.setdefault(head, Counter()).update(found.level.tolist())
@@ -65,15 +67,20 @@ def count_positives(
 
 
 def _blank(
-    columns: Columns, corners: np.ndarray, index: int, rows: np.ndarray, transforms: Callable[..., Any]
+    columns: Columns, corners: np.ndarray, index: int, rows: np.ndarray, transforms: Callable[..., Any], masks: bool
 ) -> tuple[torch.Tensor, dict[str, Any]]:
-    """An image without content, and its target, as the training would get them."""
+    """A blank image and its target, as the training would get them; masks are rectangles."""
     height, width = columns.sizes[index].tolist()
     boxes = torch.from_numpy(corners[rows].astype(np.float32))
-    target = {
+    target: dict[str, Any] = {
         "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),  # type: ignore[call-overload]
         "labels": torch.from_numpy(columns.label[rows].astype(np.int64)),
     }
+    if masks:
+        planes = torch.zeros(len(rows), height, width, dtype=torch.uint8)
+        for plane, (x0, y0, x1, y1) in zip(planes, corners[rows].tolist(), strict=True):
+            plane[int(y0) : ceil(y1), int(x0) : ceil(x1)] = 1
+        target["masks"] = tv_tensors.Mask(planes)
     image, target = transforms(tv_tensors.Image(torch.zeros(3, height, width, dtype=torch.uint8)), target)
     plain = {key: value.as_subclass(torch.Tensor) for key, value in target.items()}
     return image.as_subclass(torch.Tensor), plain

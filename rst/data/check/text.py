@@ -97,6 +97,8 @@ def _describe_positives(positives: dict[str, Any] | None) -> list[str]:
         return ["positives  not counted; with --config FILE the detector of that experiment counts its own"]
     looked_at = f"{_number(positives['images'], 'image')} with {_number(positives['objects'], 'object')}"
     lines = [f"positives  per image, of {looked_at}, at the size of the training:"]
+    if not positives["heads"]:
+        return ["positives  none to count: no head of the detector assigns anchors"]
     for head in positives["heads"].values():
         levels = ", ".join(f"{level} {mean:g}" for level, mean in head["per_image"].items()) or "none"
         share = 100 * head["share_of_objects_without"]
