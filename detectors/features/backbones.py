@@ -7,16 +7,14 @@ torchvision's detectors freeze all four (FrozenBatchNorm2d), which is another mo
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from .pyramids import P2_TO_P6, Pyramid, xavier_fpn
+from .pyramids import FPN, P2_TO_P6, Pyramid, xavier_fpn
 from .weights import load_weights
 
 FINEST_STAGE = 2  # the first stage of a backbone has a stride of 2^2 pixels
@@ -92,7 +90,7 @@ class PyramidBackbone(nn.Module):
         frozen_stages: int,
         *,
         pyramid: Pyramid = P2_TO_P6,
-        fpn: Callable[[list[int], int, ExtraFPNBlock], nn.Module] = xavier_fpn,
+        fpn: FPN = xavier_fpn,
         train_batch_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -120,8 +118,14 @@ class PyramidBackbone(nn.Module):
         return self.fpn(self.body(x))
 
 
-def pyramid_backbone(settings: BackboneSettings, pyramid: Pyramid = P2_TO_P6) -> PyramidBackbone:
-    """Builds a backbone with its pyramid.
+def pyramid_backbone(
+    settings: BackboneSettings,
+    pyramid: Pyramid = P2_TO_P6,
+    *,
+    fpn: FPN = xavier_fpn,
+    train_batch_norm: bool = False,
+) -> PyramidBackbone:
+    """Builds a backbone with its pyramid; see `PyramidBackbone`.
 
     Raises:
         ValueError: for an unknown name, an impossible number of stages, or weights that do not fit.
@@ -136,4 +140,12 @@ def pyramid_backbone(settings: BackboneSettings, pyramid: Pyramid = P2_TO_P6) ->
     assert isinstance(body, nn.Module)
     if settings.weights is not None:
         load_weights(classifier, settings.weights, name)
-    return PyramidBackbone(body, BACKBONES[name], settings.fpn_channels, frozen_stages, pyramid=pyramid)
+    return PyramidBackbone(
+        body,
+        BACKBONES[name],
+        settings.fpn_channels,
+        frozen_stages,
+        pyramid=pyramid,
+        fpn=fpn,
+        train_batch_norm=train_batch_norm,
+    )

@@ -69,6 +69,10 @@ P2_TO_P6 = Pyramid(2, 6, subsampled)
 P3_TO_P7 = Pyramid(3, 7, strided)
 
 
+# (channels of each stage, channels of a level, the levels beyond) -> the module that turns stages into levels
+FPN = Callable[[list[int], int, ExtraFPNBlock], nn.Module]
+
+
 def xavier_fpn(
     in_channels: list[int],  # of each stage of the backbone, finest first
     out_channels: int,

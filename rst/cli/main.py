@@ -30,7 +30,7 @@ example:
   rst data trees --output data/trees
   rst train --config configs/sample/rs_faster_rcnn_mobilenetv2.yaml --output runs/trees
   rst evaluate --checkpoint runs/trees/checkpoints/best.ckpt
-  rst predict --checkpoint runs/trees/checkpoints/best.ckpt data/trees/val --output runs/trees/pictures
+  rst predict --checkpoint runs/trees/checkpoints/best.ckpt data/trees/val --output runs/trees/drawings
 
 Every command takes --debug, which shows where an error comes from.
 """

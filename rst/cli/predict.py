@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
         "each image, file_name, width, height and its predictions: category, label, score, bbox as [x, y, width,\n"
         "height] in pixels and, for a mask, segmentation as COCO's compressed run lengths.",
         "example:\n"
-        "  rst predict --checkpoint runs/trees/checkpoints/best.ckpt data/trees/val --output runs/trees/pictures",
+        "  rst predict --checkpoint runs/trees/checkpoints/best.ckpt data/trees/val --output runs/trees/drawings",
     )
     parser.add_argument(
         "--checkpoint",
