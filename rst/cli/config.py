@@ -31,10 +31,18 @@ _BATCH_LIMITS = {
 
 
 class StrictParser(ArgumentParser):
-    """No abbreviated keys, also in the parsers that jsonargparse makes for settings inside a model's arguments."""
+    """No abbreviated keys, also in the parsers that jsonargparse makes for settings inside a model's arguments.
+
+    To those it hands a value that it has read already, as Python writes it: `None` for null.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def parse_args(self, args: Any = None, *others: Any, **options: Any) -> Namespace:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if args is not None:
+            args = [f"{arg.removesuffix('None')}null" if arg.endswith("=None") else arg for arg in args]
+        return super().parse_args(args, *others, **options)
 
 
 def build_parser() -> ArgumentParser:

@@ -10,7 +10,7 @@ import torch
 from jsonargparse import ArgumentError
 from tiny_detection import prepare_data, training_arguments
 
-from rst.cli.config import build_parser
+from rst.cli.config import build_parser, parse_config
 from rst.cli.main import COMMANDS, main
 from rst.cli.mistakes import summarise
 
@@ -134,6 +134,14 @@ def test_a_mistake_in_a_file_is_named_with_the_file(data, tmp_path, capsys):
 def test_a_mistake_in_the_settings_inside_a_model(data, tmp_path, capsys, override, message):
     model = ("--model", "rst.detectors.atss", "--model.num_classes", "6")
     assert message in complaint(capsys, training_arguments(data, tmp_path / "run", *model, override))
+
+
+def test_null_in_the_settings_inside_a_model(tree):
+    config = tree / "configs/sample/rs_faster_rcnn_mobilenetv2.yaml"
+    _, settings = parse_config(["--model.backbone.weights", "null", "--model.delta", "null"], config)
+    assert settings.model.init_args.backbone.weights is None
+    assert settings.model.init_args.backbone.name == "mobilenet_v2"
+    assert settings.model.init_args.delta is None
 
 
 def test_whole_batches_are_not_taken_for_shares(data, tmp_path, capsys):
