@@ -119,7 +119,7 @@ def most_common_interval(logits, found, carried, threshold_ptr, kinks_size, lowe
     the upper kinks. If it were not carried, all programs would wait for the same few addresses.
 
     A carried interval is compared with logits before `replace_infinities`. So it must be one where this makes no
-    difference: without an infinity in it, and next to or among the kinks of finite logits.
+    difference: without an infinity in it, and next to or among the kinks of finite positives.
     """
     missing = found > 0
     mean = tl.sum(tl.where(missing, logits, 0.0), 0) / tl.maximum(tl.sum(missing.to(tl.float32), 0), 1.0)
