@@ -186,3 +186,11 @@ def test_a_loss_with_a_background_is_refused():
             detections=model.detections,
             pre_nms=10,
         )
+
+
+def test_a_state_dict_has_the_same_names_under_every_loss_but_for_the_state_of_the_loss():
+    names = [set(build(**row).state_dict()) for row in ROWS if "centerness" not in row]
+    assert len({frozenset(name for name in own if not name.startswith("loss.")) for own in names}) == 1
+    assert {name for own in names for name in own if name.startswith("loss.")} == {
+        name for name in build(loss="alrp").state_dict() if name.startswith("loss.balance.")
+    }

@@ -80,6 +80,26 @@ def test_a_circle_is_found(tmp_path: Path):
         list(TopologicalSorter({"a": {"b"}, "b": {"a"}}).static_order())
 
 
+def public_names(path: Path) -> set[str] | None:
+    """What a file lists in `__all__`; None where it has no such list."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return None
+
+
+def test_what_is_imported_from_a_file_is_in_its_list_of_public_names():
+    lists = {path: names for path in files() if (names := public_names(path)) is not None}
+    assert len(lists) > 3
+    for path in files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                source = module_file(node.module)
+                names = {alias.name for alias in node.names if not module_file(f"{node.module}.{alias.name}")}
+                missing = names - lists[source] if source in lists else set()
+                assert not missing, f"{path} imports {missing} from {source}, whose __all__ does not have it"
+
+
 def drawn_tree() -> dict[str, int]:
     """Of each folder that CONTRIBUTING draws its floor, counted from the top of the drawing."""
     text = (TREE / "CONTRIBUTING.md").read_text(encoding="utf-8")
