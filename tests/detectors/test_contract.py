@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from detector_cases import CASES, Batch, Case, bright_rectangles, objects_batch, random_images, step, target
+from detector_cases import CASES, Batch, Case, bright_rectangles, objects_batch, overfit, random_images, step, target
 from torchvision.ops import box_iou
 
 from rst.detectors import Detector
@@ -211,20 +211,7 @@ def test_a_training_step_needs_targets_within_the_classes(case: Case):
 
 @EVERY_CASE
 def test_overfits_one_batch(case: Case):
-    images, targets = bright_rectangles()
-    model = case.build_to_overfit(num_classes=2)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-3)
-    for _ in range(100):
-        optimizer.zero_grad()
-        sum(model(images, targets).values()).backward()
-        optimizer.step()
-    with torch.no_grad():
-        found = model.eval()(images)
-    for detections, expected in zip(found, targets, strict=True):
-        objects = len(expected["boxes"])
-        overlap, index = box_iou(expected["boxes"], detections["boxes"][:objects]).max(dim=1)
-        assert overlap.min() > 0.7
-        assert torch.equal(detections["labels"][:objects][index], expected["labels"])
+    overfit(case.build_to_overfit(num_classes=2), bright_rectangles())
 
 
 def test_the_batch_of_these_tests_has_objects_in_both_images():

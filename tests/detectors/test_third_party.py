@@ -6,11 +6,11 @@ from typing import ClassVar
 import pytest
 import third_party_detector
 import torch
-from detector_cases import bright_rectangles
+from detector_cases import Case, bright_rectangles, objects_batch, overfit
 from torch import Tensor, nn
-from torchvision.ops import box_iou
 
 from rst import detectors as d
+from rst.detectors.assignment.adaptive import AdaptiveAssigner
 
 
 def test_it_takes_at_most_sixty_lines():
@@ -19,23 +19,10 @@ def test_it_takes_at_most_sixty_lines():
 
 def test_it_trains_with_rank_sort_and_finds_the_objects():
     torch.manual_seed(0)
-    images, targets = bright_rectangles()
-    model = third_party_detector.PointDetector(num_classes=2)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-3)
-    for _ in range(100):
-        optimizer.zero_grad()
-        losses = model(images, targets)
-        sum(losses.values()).backward()
-        optimizer.step()
-    assert list(losses) == ["loss_rank", "loss_sort", "loss_bbox"]
+    model, batch = third_party_detector.PointDetector(num_classes=2), bright_rectangles()
+    assert list(model(*batch)) == ["loss_rank", "loss_sort", "loss_bbox"]
     assert model.statistics["positives_point"] > 0
-    with torch.no_grad():
-        found = model.eval()(images)
-    for detections, expected in zip(found, targets, strict=True):
-        objects = len(expected["boxes"])
-        overlap, index = box_iou(expected["boxes"], detections["boxes"][:objects]).max(dim=1)
-        assert overlap.min() > 0.7
-        assert torch.equal(detections["labels"][:objects][index], expected["labels"])
+    overfit(model, batch)
 
 
 class MaskDetector(d.Detector):
@@ -74,3 +61,33 @@ def test_masks_are_checked_padded_and_returned():
     assert model.truth.masks[0].sum() == 100
     (detections,) = model.eval()([image])
     assert torch.equal(detections["masks"], masks[1:].bool())
+
+
+class WatchingAssigner(AdaptiveAssigner):
+    """Keeps what it sees, as an assigner that needs the step's predictions would use it."""
+
+    uses_predictions = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[d.Predictions] = []
+
+    def match(self, scene: d.Scene, predictions: d.Predictions | None) -> Tensor:
+        assert predictions is not None
+        self.seen.append(predictions)
+        return super().match(scene, predictions)
+
+
+def test_an_assigner_sees_the_predictions_of_the_step():
+    model = Case("atss", {"loss": "rank_sort"}).build()
+    model.assigner = watching = WatchingAssigner()
+    images, targets = objects_batch()
+    model(images, targets)
+    found = model.positives(images, targets)["dense"]
+    in_training, in_positives = watching.seen
+    for logits, deltas, again in zip(*in_training, in_positives.logits, strict=True):
+        assert logits.requires_grad, "the maps of this step, as the convolutions return them"
+        assert logits.shape[1] == 3 * 3
+        assert deltas.shape[1] == 3 * 4
+        torch.testing.assert_close(again, logits.detach())
+    assert len(found.image) == model.statistics["positives_dense"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from rst.detectors import (
     BackboneSettings,
@@ -123,6 +124,23 @@ def random_images(*sizes: tuple[int, int]) -> list[Tensor]:
     """Images (3, height, width) of noise."""
     generator = torch.Generator().manual_seed(2)
     return [torch.rand(3, *size, generator=generator) for size in sizes]
+
+
+def overfit(model: Detector, batch: Batch, steps: int = 100) -> None:
+    """Trains on one batch, then checks that the best detections of each image are its objects."""
+    images, targets = batch
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.stack(list(model(images, targets).values())).sum().backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = model.eval()(images)
+    for detections, expected in zip(found, targets, strict=True):
+        objects = len(expected["boxes"])
+        overlap, index = box_iou(expected["boxes"], detections["boxes"][:objects]).max(dim=1)
+        assert overlap.min() > 0.7
+        assert torch.equal(detections["labels"][:objects][index], expected["labels"])
 
 
 def step(model: Detector, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, float]:
