@@ -85,7 +85,10 @@ class RegionProposalNetwork(nn.Module):
         scores, boxes = [], []
         for logits, deltas, anchors in levels:
             best, chosen = logits.flatten(1).topk(min(pre_nms, len(anchors)), dim=1)  # (n, k)
-            scores.append(best.float().sigmoid())
+            # torchvision ranks the best once more. That reorders equal logits, and with them proposals, RoIs and sums.
+            best, again = best.float().topk(best.shape[1], dim=1)
+            chosen = chosen.gather(1, again)
+            scores.append(best.sigmoid())
             boxes.append(decode_boxes(deltas, anchors, chosen, scene.layout, self.coder))
         level = torch.cat([torch.full(s.shape[1:], i, device=s.device) for i, s in enumerate(scores)])
         per_image = zip(torch.cat(boxes, 1), torch.cat(scores, 1), scene.image_sizes, strict=True)

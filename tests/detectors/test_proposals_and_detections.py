@@ -3,6 +3,8 @@
 import torch
 from detector_cases import Case
 from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import clip_boxes_to_image, nms
 
 from rst.detectors import Detections, DetectionSettings, FasterRCNN, ProposalSettings
@@ -38,6 +40,31 @@ def test_proposals_against_a_restatement():
             scores.append(score[i][best][kept])
         order = torch.cat(scores).argsort(descending=True)[:60]
         torch.testing.assert_close(proposals[i], torch.cat(boxes)[order])
+
+
+def test_equal_logits_are_ordered_as_torchvision_orders_them():
+    generator = torch.Generator().manual_seed(0)
+    rpn = build(proposals=ProposalSettings(train_pre_nms=200, train_limit=300)).rpn
+    sizes, anchors = [(128, 120), (100, 128)], rpn.anchors
+    scene = anchors.scene([(-(-128 // s), -(-128 // s)) for s in anchors.strides], sizes, (128, 128))
+    logits = [torch.randint(-9, 9, (2, 3, *size), generator=generator) / 8 for size in scene.layout.sizes]
+    maps = [torch.randn(2, 12, *size, generator=generator) for size in scene.layout.sizes]
+    deltas = torch.cat([scene.layout.by_anchor(level).movedim(2, -1).flatten(1, 2) for level in maps], dim=1)
+    flat = torch.cat([level.flatten(1) for level in logits], dim=1)
+    limits = {"training": 200, "testing": 200}, {"training": 300, "testing": 300}
+    oracle = RegionProposalNetwork(AnchorGenerator(((8,),)), rpn.head, 0.7, 0.3, 256, 0.5, *limits, 0.7)
+    # as its forward does: the best of each level, then their boxes, then the filter, which ranks them once more
+    first, kept, counts = 0, [], []
+    for level in logits:
+        index = level.flatten(1).topk(min(200, level[0].numel()), dim=1).indices
+        kept.append(index + first)
+        counts.append(index.shape[1])
+        first += level[0].numel()
+    chosen = torch.cat(kept, dim=1)
+    boxes = rpn.coder.decode_single(deltas.gather(1, chosen[..., None].expand(-1, -1, 4)), scene.anchors[chosen])
+    expected, _ = oracle.filter_proposals(boxes, flat.gather(1, chosen), sizes, counts)
+    for found, wanted in zip(rpn.propose(Predictions(logits, maps), scene), expected, strict=True):
+        assert torch.equal(found, wanted)
 
 
 def detect(model: FasterRCNN, logits: Tensor, deltas: Tensor, rois: list[Tensor]) -> list[Detections]:
