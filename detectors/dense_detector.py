@@ -77,8 +77,7 @@ class DenseDetector(Detector):
 
     def losses(self, features: Mapping[str, Tensor], batch: Batch, truth: GroundTruth) -> dict[str, HeadLosses]:
         outputs: DenseOutputs = self.head(list(features.values()))
-        sizes = [(level.shape[-2], level.shape[-1]) for level in features.values()]
-        scene = self.anchors.scene(sizes, batch.sizes, batch.padded_size, truth)
+        scene = self.anchors.scene(self.map_sizes(batch), batch.sizes, batch.padded_size, truth)
         return {"dense": self.loss(self.outputs(outputs, scene))}
 
     def anchor_heads(self) -> Mapping[str, AnchorHead]:

@@ -14,7 +14,7 @@ from .assignment.anchors import AnchorGenerator
 from .assignment.scene import Assigner, Predictions
 from .detections.select import Detections
 from .features.backbones import PyramidBackbone
-from .features.inputs import Batch, NormalizeAndPad, check_images, check_targets, has_area
+from .features.inputs import Batch, NormalizeAndPad, check_images, check_targets, has_area, image_sizes
 from .geometry.ground_truth import GroundTruth
 from .geometry.masks import pad_masks
 from .losses.contract import HeadLosses
@@ -112,6 +112,10 @@ class Detector(nn.Module, ABC):
     def detect(self, features: Mapping[str, Tensor], batch: Batch) -> list[Detections]:
         """The detections of each image."""
 
+    def map_sizes(self, batch: Batch) -> tuple[tuple[int, int], ...]:
+        """Height and width of each level's map, cells."""
+        return self.backbone.pyramid.sizes(batch.padded_size)
+
     def anchor_heads(self) -> Mapping[str, AnchorHead]:
         """The heads that assign anchors, by name."""
         return {}
@@ -124,15 +128,15 @@ class Detector(nn.Module, ABC):
         """
         images = check_images(images)
         truth = self._ground_truth(targets, images)
-        batch = self.transform(images)
+        sizes, padded_size = image_sizes(images), self.transform.padded_size(images)
         solid = [has_area(target["boxes"]) for target in targets]
         as_given = torch.cat([of_image.nonzero().squeeze(1) for of_image in solid])
         pyramid, found = self.backbone.pyramid, {}
         for name, (anchors, assigner, predict) in self.anchor_heads().items():
             predictions = None
             if assigner.uses_predictions:
-                predictions = predict(list(self.backbone(batch.pixels).values()))
-            scene = anchors.scene(pyramid.sizes(batch.padded_size), batch.sizes, batch.padded_size, truth)
+                predictions = predict(list(self.backbone(self.transform(images).pixels).values()))
+            scene = anchors.scene(pyramid.sizes(padded_size), sizes, padded_size, truth)
             match = assigner(scene, predictions)
             image, anchor = (match >= 0).nonzero(as_tuple=True)
             level = scene.layout.level_of(anchor) + pyramid.finest

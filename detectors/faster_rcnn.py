@@ -59,7 +59,7 @@ class FasterRCNN(Detector):
 
     def losses(self, features: Mapping[str, Tensor], batch: Batch, truth: GroundTruth) -> dict[str, HeadLosses]:
         predictions = self.rpn(features.values())
-        scene = self.rpn.anchors.scene(_sizes(features), batch.sizes, batch.padded_size, truth)
+        scene = self.rpn.anchors.scene(self.map_sizes(batch), batch.sizes, batch.padded_size, truth)
         proposals = self.rpn.propose(predictions, scene)
         rpn_losses = self.rpn.loss(self.rpn.outputs(predictions, scene))
         sample = self.box_head.sample(proposals, truth)
@@ -67,16 +67,12 @@ class FasterRCNN(Detector):
         return {"rpn": rpn_losses, "roi": self.box_head.loss(outputs)}
 
     def detect(self, features: Mapping[str, Tensor], batch: Batch) -> list[Detections]:
-        scene = self.rpn.anchors.scene(_sizes(features), batch.sizes, batch.padded_size)
+        scene = self.rpn.anchors.scene(self.map_sizes(batch), batch.sizes, batch.padded_size)
         proposals = self.rpn.propose(self.rpn(features.values()), scene)
         return self.box_head.detect(self.box_head(features, proposals), proposals, batch.sizes, self.detections)
 
     def anchor_heads(self) -> Mapping[str, AnchorHead]:
         return {"rpn": AnchorHead(self.rpn.anchors, self.rpn.assigner, self.rpn)}
-
-
-def _sizes(features: Mapping[str, Tensor]) -> list[tuple[int, int]]:
-    return [(level.shape[-2], level.shape[-1]) for level in features.values()]
 
 
 def faster_rcnn(

@@ -41,12 +41,12 @@ class NormalizeAndPad(nn.Module):
         pixels = normalized[0].new_zeros(len(images), 3, *padded_size)
         for place, image in zip(pixels, normalized, strict=True):
             place[:, : image.shape[-2], : image.shape[-1]].copy_(image)
-        return Batch(pixels, _sizes(images), padded_size)
+        return Batch(pixels, image_sizes(images), padded_size)
 
     @staticmethod
     def padded_size(images: Sequence[Tensor]) -> tuple[int, int]:
         """Height and width of the batch of these images, pixels."""
-        height, width = (max(sides) for sides in zip(*padded_sizes(_sizes(images)), strict=True))
+        height, width = (max(sides) for sides in zip(*padded_sizes(image_sizes(images)), strict=True))
         return height, width
 
     def restored(self, batch: Batch) -> Tensor:
@@ -54,7 +54,8 @@ class NormalizeAndPad(nn.Module):
         return (batch.pixels * self.std + self.mean).clamp(0, 1)
 
 
-def _sizes(images: Sequence[Tensor]) -> list[tuple[int, int]]:
+def image_sizes(images: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """Height and width of each image, pixels."""
     return [(image.shape[-2], image.shape[-1]) for image in images]
 
 
