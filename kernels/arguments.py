@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .autograd import DenseEquations, DenseLoss, RankingLoss, Score
+from .autograd import DenseEquations, DenseLoss, RankingLoss
 from .backends import BACKENDS, HAS_TRITON, INTERPRETED, AlgorithmName, Backend, BackendName
-from .group import Group
 from .operators import compiled_backend
+from .scores import Loss
 from .targets import Ranking, SparseTargets, Targets, as_levels, build_ranking, targets_to
 
 if TYPE_CHECKING:
@@ -40,21 +40,19 @@ class Prepared:
     delta: float
     backend: Backend
     dense: bool  # backend "reference": a loss that has dense equations is to evaluate them
-    group: Group
+    group: "ProcessGroup | None"
     output_device: torch.device
 
-    def evaluate(self, score: Score, parts: int) -> tuple[list[Tensor], Tensor, Tensor]:
-        """The value () of each of the `parts` of `score`, attached to the graph; and both masses (R,), see `Masses`."""
-        *values, false_positives, true_positives = RankingLoss.apply(
-            score, parts, self.backend, self.ranking, self.delta, self.group, *self.levels
-        )
-        return [value.to(self.output_device) for value in values], false_positives, true_positives
+    def evaluate(self, loss: Loss, errors: Tensor | None = None) -> list[Tensor]:
+        """The values of the parts of `loss`, () or (S,) each, attached to the graph; `errors` (P,) are for aLRP."""
+        values = RankingLoss.apply(loss, self.backend, self.ranking, self.delta, self.group, errors, *self.levels)
+        return [value.to(self.output_device) for value in values]
 
-    def evaluate_densely(self, equations: DenseEquations) -> list[Tensor]:
-        """The values () of dense `equations`, attached to the graph."""
-        if self.group.process_group is not None:
+    def evaluate_densely(self, equations: DenseEquations, errors: Tensor | None = None) -> list[Tensor]:
+        """The values () or (S,) of dense `equations`, attached to the graph."""
+        if self.group is not None:
             raise ValueError("group: backend 'reference' ranks the logits of one process alone")
-        return list(DenseLoss.apply(equations, self.ranking, self.delta, *self.levels))
+        return list(DenseLoss.apply(equations, self.ranking, self.delta, errors, *self.levels))
 
 
 def prepare(
@@ -64,6 +62,7 @@ def prepare(
     backend: BackendName,
     algorithm: AlgorithmName,
     group: "ProcessGroup | None",
+    segments: int | Sequence[int] | None,
 ) -> Prepared:
     """Checks the arguments that every loss takes; see `rank_sort` for them and the errors."""
     if not (isinstance(delta, (int, float)) and math.isfinite(delta) and delta >= 0):
@@ -79,13 +78,13 @@ def prepare(
     if output_device.type in NO_FLOAT64:
         levels, targets = [level.cpu() for level in levels], targets_to(targets, "cpu")
     chosen = choose_backend(backend, algorithm, levels[0])
-    ranking = build_ranking(levels, targets)
-    shared = Group(group, len(ranking.index), levels[0].device)
+    ranking = build_ranking(levels, targets, segments)
     if chosen == "triton":
-        size = sum(level.numel() for level in levels)
-        chosen = f"triton, {choose_algorithm(algorithm, shared.total, size)}"
-    runs = compiled_backend(chosen) if torch.compiler.is_compiling() else BACKENDS[chosen]
-    return Prepared(levels, ranking, float(delta), runs, chosen == "reference", shared, output_device)
+        # all processes of a group must take the same algorithm, and they do not know each other's sizes yet
+        auto = "breakpoints" if group is not None and algorithm == "auto" else algorithm
+        chosen = f"triton, {choose_algorithm(auto, len(ranking.index), ranking.size)}"
+    runs = compiled_backend(chosen, whole=ranking.whole) if torch.compiler.is_compiling() else BACKENDS[chosen]
+    return Prepared(levels, ranking, float(delta), runs, chosen == "reference", group, output_device)
 
 
 def choose_backend(backend: BackendName, algorithm: AlgorithmName, logits: Tensor) -> str:

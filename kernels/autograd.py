@@ -1,7 +1,6 @@
 """The torch.autograd.Functions of the losses: what forward saves, and how backward makes the gradient of it.
 
-    R  positives of the ranking, those of all its processes      P  positives of this process
-    M  logits of this process      V  parts of the loss, each with a value and an update of its own
+    P  positives of this process      M  logits of this process      S  segments, the rankings of one call
 
 Forward saves the logits it was given and tables of the size of the positives; backward scatters straight into the
 gradient, already scaled by the upstream gradients. Nothing of size M lives between the two.
@@ -17,58 +16,48 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.distributed import ProcessGroup
 
 from .backends import Backend
-from .group import Group
-from .places import gather_levels, is_ignored
+from .places import is_ignored, level_offsets
 from .reference import DensePart
-from .scores import Counts, Update
+from .scores import Loss
 from .targets import Ranking
 
-Score = Callable[[Counts], tuple[Update, ...]]  # called where there are positives
-# (logits (M,), index (P,), quality (P,), ignore (M,), delta) -> the parts of a loss
-DenseEquations = Callable[[Tensor, Tensor, Tensor, Tensor, float], list[DensePart]]
+# (logits (M,), index (P,), quality (P,), ignore (M,), delta; of aLRP localisation errors (P,)) -> the parts of a loss
+DenseEquations = Callable[..., list[DensePart]]
 
 
 class RankingLoss(Function):
-    """The V values of `score` on a ranking, then both masses (R,); the levels come once more for autograd to see."""
+    """The values of a loss, () or (S,) each, those of its updates and of aLRP's localisation part.
+
+    The levels come once more for autograd to see, and the localisation errors (P,), or None, for aLRP.
+    """
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
         # not by name: where two levels follow named arguments and nothing needs a gradient, Dynamo forgets ctx
-        score: Score
-        parts: int
+        loss: Loss
         backend: Backend
         ranking: Ranking
         delta: float
-        group: Group
+        process_group: ProcessGroup | None
+        errors: Tensor | None
         levels: list[Tensor]
-        score, parts, backend, ranking, delta, group, *levels = arguments
-        dtype = ranking.computing_dtype
+        loss, backend, ranking, delta, process_group, errors, *levels = arguments
         if not torch.compiler.is_compiling():  # Dynamo passes zeros in any case, and without gradients refuses the call
             ctx.set_materialize_grads(False)
-        ctx.backend, ctx.delta, ctx.group = backend, delta, group
+        ctx.backend, ctx.delta, ctx.segments = backend, delta, ranking.segments
         ctx.shapes = [level.shape for level in levels]
         ctx.ignoring = [ignore is not None for ignore in ranking.ignores]
+        ctx.padded = ranking.valid is not None
+        ctx.error_dtype = None if errors is None else errors.dtype
         with torch.autocast(levels[0].device.type, enabled=False):
-            own = gather_levels(ranking.levels, ranking.index).to(dtype)
-            positives, quality = group.gather(own), group.gather(ranking.quality.to(dtype))
-            masses = group.add(backend.logits.count(positives, own, ranking, delta))
-            # in a compiled graph with dense targets P is unknown: there a score is called without positives too
-            if torch.compiler.is_compiling() or group.total:
-                counts = Counts(masses.false_positives, masses.true_positives, positives, quality, delta, backend.pairs)
-                updates = score(counts)
-            else:
-                nothing = torch.zeros_like(masses.false_positives)
-                updates = (Update(nothing, nothing, nothing),) * parts
-            poison = masses.poison + 0 * quality.sum()  # a NaN logit or quality makes every part NaN
-            values = [(update.error.sum() / group.divisor + poison).to(dtype) for update in updates]
-        ctx.spreads = [(update.negative_weight is not None, update.positive_weight is not None) for update in updates]
-        tables = [table for update in updates for table in update[1:] if table is not None]
+            values, saved, ctx.kept = backend.forward(loss, ranking, delta, process_group, errors)
         ignores = [ignore for ignore in ranking.ignores if ignore is not None]
-        ctx.save_for_backward(*ranking.levels, *ignores, ranking.index, positives, quality, poison.to(dtype), *tables)
-        ctx.mark_non_differentiable(masses.false_positives, masses.true_positives)
-        return *values, masses.false_positives, masses.true_positives
+        valid = [] if ranking.valid is None else [ranking.valid]
+        ctx.save_for_backward(*ranking.levels, *ignores, *valid, ranking.index, ranking.quality, *saved)
+        return tuple(values)
 
     @staticmethod
     @once_differentiable
@@ -78,34 +67,16 @@ class RankingLoss(Function):
         saved = list(ctx.saved_tensors)
         levels = [saved.pop(0) for _ in ctx.shapes]
         ignores = [saved.pop(0) if ignoring else None for ignoring in ctx.ignoring]
-        index, positives, quality, poison = (saved.pop(0) for _ in range(4))
-        ranking = Ranking(levels, index, quality, ignores)
+        valid = saved.pop(0) if ctx.padded else None
+        index, quality, *saved = saved
+        ranking = Ranking(levels, index, quality, ignores, ctx.segments, valid)
         backend: Backend = ctx.backend
-        group: Group = ctx.group
-        # data-parallel training averages gradients over the processes: the average is that of the whole ranking
-        share = group.size / group.divisor
-
-        weights = torch.zeros(positives.shape, dtype=torch.float64, device=positives.device)
-        spread, own = torch.zeros_like(weights), torch.zeros_like(weights)
-        sorts = False
-        for gradient, (has_negative, has_positive) in zip(upstream, ctx.spreads, strict=False):
-            promotion = saved.pop(0)
-            negative_weight = saved.pop(0) if has_negative else None
-            positive_weight = saved.pop(0) if has_positive else None
-            if gradient is None:
-                continue
-            scale = gradient.double() * share
-            own = own - promotion * scale
-            if negative_weight is not None:
-                weights = weights + negative_weight * scale
-            if positive_weight is not None:
-                spread, sorts = spread + positive_weight * scale, True
-        with torch.autocast(positives.device.type, enabled=False):
-            if sorts:
-                own = own + backend.pairs.sorting_demotion(spread.to(positives.dtype), positives, quality, ctx.delta)
-            flat = backend.logits.scatter(weights, positives, ranking, ctx.delta, poison)
-            flat.index_copy_(0, index, (own[group.own] + poison).to(flat.dtype))
-        return None, None, None, None, None, None, *_shaped(flat, ctx.shapes)
+        with torch.autocast(index.device.type, enabled=False):
+            gradients, error_gradient = backend.backward(ranking, saved, ctx.kept, list(upstream), ctx.delta)
+        if error_gradient is not None:
+            error_gradient = error_gradient.to(ctx.error_dtype)
+        shaped = [gradient.view(shape) for gradient, shape in zip(gradients, ctx.shapes, strict=True)]
+        return None, None, None, None, None, error_gradient, *shaped
 
 
 class DenseLoss(Function):
@@ -113,7 +84,12 @@ class DenseLoss(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, equations: DenseEquations, ranking: Ranking, delta: float, *levels: Tensor
+        ctx: Any,
+        equations: DenseEquations,
+        ranking: Ranking,
+        delta: float,
+        errors: Tensor | None,  # (P,), of aLRP alone
+        *levels: Tensor,
     ) -> tuple[Tensor, ...]:
         logits = torch.cat(ranking.levels)
         masks = [
@@ -121,28 +97,49 @@ class DenseLoss(Function):
             for level, ignore in ranking.levels_with_ignores()
         ]
         with torch.autocast(logits.device.type, enabled=False):
-            dense = equations(
-                logits.to(ranking.computing_dtype), ranking.index, ranking.quality, torch.cat(masks), delta
-            )
+            values, gradients = _dense_parts(equations, ranking, logits, torch.cat(masks), delta, errors)
         ctx.set_materialize_grads(False)
         ctx.shapes = [level.shape for level in levels]
+        ctx.segments = ranking.segments
         ctx.dtype = logits.dtype
-        ctx.save_for_backward(*(part.gradient for part in dense))
-        return tuple(part.value for part in dense)
+        ctx.save_for_backward(*gradients)
+        return tuple(values)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator hides the name of ctx
         ctx: Any, *upstream: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        flat = torch.zeros_like(ctx.saved_tensors[0])
-        for gradient, scale in zip(ctx.saved_tensors, upstream, strict=True):
+        flat = torch.zeros_like(ctx.saved_tensors[0][0])
+        for gradients, scale in zip(ctx.saved_tensors, upstream, strict=True):
             if scale is not None:
-                flat = flat + gradient * scale
-        return None, None, None, *_shaped(flat.to(ctx.dtype), ctx.shapes)
+                flat = flat + (gradients * scale.reshape(-1, 1)).sum(0)
+        parts = flat.to(ctx.dtype).split([shape.numel() for shape in ctx.shapes])
+        return None, None, None, None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
 
 
-def _shaped(flat: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
-    """The gradients of the levels as views of one buffer (M,)."""
-    parts = flat.split([shape.numel() for shape in shapes])
-    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+def _dense_parts(
+    equations: DenseEquations, ranking: Ranking, logits: Tensor, ignored: Tensor, delta: float, errors: Tensor | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The values () or (S,) of the parts of a loss, and their gradients (S, M), with 0 outside their segment."""
+    logits = logits.to(ranking.computing_dtype)
+    valid = torch.ones_like(ranking.index, dtype=torch.bool) if ranking.valid is None else ranking.valid
+    of_positives = ranking.segment_of_positives()
+    of_logits = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    begins = level_offsets(ranking.levels)
+    for segment in range(ranking.segments.number):
+        for level, begin, end in ranking.segments.ranges(segment):
+            of_logits[begins[level] + begin : begins[level] + end] = segment
+    values, gradients = [], []
+    for segment in range(ranking.segments.number):
+        chosen = valid & (of_positives == segment)
+        # the logits of other segments are as good as ignored
+        elsewhere = ignored | (of_logits != segment)
+        extra = [] if errors is None else [errors[chosen]]
+        parts = equations(logits, ranking.index[chosen], ranking.quality[chosen], elsewhere, delta, *extra)
+        values.append([part.value for part in parts])
+        gradients.append([part.gradient for part in parts])
+    shape = ranking.segments.shape
+    return [torch.stack(part).reshape(shape) for part in zip(*values, strict=True)], [
+        torch.stack(part) for part in zip(*gradients, strict=True)
+    ]

@@ -11,11 +11,13 @@ from torch import Tensor
 from .arguments import prepare
 from .backends import AlgorithmName, BackendName
 from .reference import dense_average_precision
-from .scores import average_precision_updates
+from .scores import Loss, average_precision_updates
 from .targets import Targets
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+LOSS = Loss("average_precision", average_precision_updates, 1)
 
 
 def average_precision(
@@ -26,6 +28,7 @@ def average_precision(
     backend: BackendName = "auto",
     algorithm: AlgorithmName = "auto",
     group: "ProcessGroup | None" = None,
+    segments: int | Sequence[int] | None = None,
 ) -> Tensor:
     """AP loss: 1 minus the mean interpolated precision at the positives.
 
@@ -34,17 +37,16 @@ def average_precision(
     counts 1. Qualities do not matter. Time O(M + P log P) by breakpoints.
 
     Args:
-        logits, targets, backend, algorithm, group: as in `rank_sort`.
+        logits, targets, backend, algorithm, group, segments: as in `rank_sort`.
         delta: half-width of the smoothed step, in logits; 1 in the publication.
 
     Returns:
-        The loss, (), in [0, 1), float32 (float64 for float64 logits); 0 without positives.
+        The loss, () or (S,), in [0, 1), float32 (float64 for float64 logits); 0 without positives.
 
     Raises:
         ValueError, TypeError: as `rank_sort`.
     """
-    prepared = prepare(logits, targets, delta, backend, algorithm, group)
+    prepared = prepare(logits, targets, delta, backend, algorithm, group, segments)
     if prepared.dense:
         return prepared.evaluate_densely(dense_average_precision)[0]
-    (value,), *_ = prepared.evaluate(average_precision_updates, parts=1)
-    return value
+    return prepared.evaluate(LOSS)[0]

@@ -55,6 +55,6 @@ class Group:
         """The sums of the masses over the processes; a NaN in one process reaches all of them."""
         if self.process_group is None:
             return masses
-        sums = torch.cat([masses.false_positives, masses.true_positives, masses.poison[None]])
+        sums = torch.cat([masses.false_positives, masses.true_positives, masses.poison])
         dist.all_reduce(sums, group=self.process_group)
-        return Masses(sums[: self.total], sums[self.total : -1], sums[-1])
+        return Masses(sums[: self.total], sums[self.total : 2 * self.total], sums[2 * self.total :])

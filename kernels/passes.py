@@ -8,7 +8,7 @@ another positive. `backends.py` lists the modules that implement the two protoco
 in the computing dtype: float64 for float64 logits, else float32.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ class Masses(NamedTuple):
     false_positives: Tensor  # (R,) float64 >= 0, sum of H(s_j - s_i) over the negatives j
     true_positives: Tensor  # (R,) float64 >= 0, the same over the positives j, the self pair with H(0)
     poison: Tensor  # () float64, NaN where a logit that is not ignored is NaN, else 0; also for R = 0
+    reuse: Any = None  # what the scatter of the same positives can use again, O(R)
 
 
 class SortingSums(NamedTuple):
@@ -52,6 +53,8 @@ class LogitPasses(Protocol):
         ranking: Ranking,
         delta: float,
         poison: Tensor,  # () 0 or NaN
+        *,
+        reuse: Any = None,  # of `Masses`
     ) -> Tensor:
         """Per logit j the sum of w_i H(s_j - s_i) over the positives i, plus `poison`; 0 for an ignored logit.
 
@@ -60,8 +63,8 @@ class LogitPasses(Protocol):
         ...
 
 
-class PairPasses(Protocol):
-    """Passes over pairs of positives."""
+class ScorePasses(Protocol):
+    """The passes over pairs of positives that a score may ask for."""
 
     def sorting_sums(
         self,
@@ -71,6 +74,19 @@ class PairPasses(Protocol):
     ) -> SortingSums:
         """The sums behind equations 7 and 8, of the dtype of `positives`."""
         ...
+
+    def weigh_positives(
+        self,
+        values: Tensor,  # (R,)
+        positives: Tensor,  # (R,)
+        delta: float,
+    ) -> Tensor:
+        """Per positive i the sum of H(s_j - s_i) values_j over the positives j, (R,) float64, with the self pair."""
+        ...
+
+
+class PairPasses(ScorePasses, Protocol):
+    """Passes over pairs of positives."""
 
     def sorting_demotion(
         self,
@@ -83,13 +99,4 @@ class PairPasses(Protocol):
 
         By this much the better positives that are ranked below i push i down.
         """
-        ...
-
-    def weigh_positives(
-        self,
-        values: Tensor,  # (R,)
-        positives: Tensor,  # (R,)
-        delta: float,
-    ) -> Tensor:
-        """Per positive i the sum of H(s_j - s_i) values_j over the positives j, (R,) float64, with the self pair."""
         ...

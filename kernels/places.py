@@ -36,12 +36,17 @@ def level_offsets(levels: Sequence[Tensor]) -> list[int]:
     return offsets
 
 
-def gather_levels(levels: Sequence[Tensor], index: Tensor) -> Tensor:
+def gather_levels(levels: Sequence[Tensor], index: Tensor, valid: Tensor | None = None) -> Tensor:
     """The values at `index` (P,) of the concatenation of the raveled `levels`, without building it or a host sync.
 
     For `SparseTargets.index` these are the values of the positives, for instance their scores, to weight box losses.
+    Where `valid` (P,) bool is False, the index may be anything, and the value is any.
     """
     levels = [level.reshape(-1) for level in levels]
+    if valid is not None:
+        index = index.masked_fill(~valid, 0)
+        if not any(level.numel() for level in levels):
+            return levels[0].new_zeros(index.shape)
     if len(levels) == 1:
         return levels[0][index]
     values = levels[0].new_zeros(index.shape)

@@ -11,15 +11,17 @@ from torch import Tensor
 from .arguments import prepare
 from .backends import AlgorithmName, BackendName
 from .reference import dense_rank_sort
-from .scores import rank_sort_updates
+from .scores import Loss, rank_sort_updates
 from .targets import Targets
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+LOSS = Loss("rank_sort", rank_sort_updates, 2)
+
 
 class RankSortLoss(NamedTuple):
-    """The two parts of the Rank & Sort loss, 0-d tensors in [0, 1); the paper's loss is their sum."""
+    """The two parts of the Rank & Sort loss in [0, 1), 0-d tensors or (S,); the paper's loss is their sum."""
 
     ranking: Tensor  # mean over the positives of N_FP / rank
     sorting: Tensor  # mean over the positives of the current minus the target sorting error
@@ -33,6 +35,7 @@ def rank_sort(
     backend: BackendName = "auto",
     algorithm: AlgorithmName = "auto",
     group: "ProcessGroup | None" = None,
+    segments: int | Sequence[int] | None = None,
 ) -> RankSortLoss:
     """Rank & Sort loss: every positive above all negatives, positives by their localisation quality.
 
@@ -51,7 +54,8 @@ def rank_sort(
             Dense: shape(s) of the logits, any real dtype; > 0: the quality (IoU, Dice; at most 1) of a positive,
             0: a negative, < 0: ignored. This form cannot express a positive of quality exactly 0: clamp it to a tiny
             number, or use the other form.
-            Sparse: `SparseTargets(index, quality, ignore)`, which also saves a tensor as large as the logits.
+            Sparse: `SparseTargets(index, quality, ignore)`, which also saves a tensor as large as the logits. With
+            its mask `valid`, a fixed number of positives may hold fewer.
         delta: half-width, in logits, of the interval over which the step between two logits is smoothed
             (delta_RS = 0.5 in the paper); 0 is the hard step, with [x >= 0].
         backend: "auto" takes Triton on a GPU and torch operators on other devices; or "triton", "torch";
@@ -62,11 +66,16 @@ def rank_sort(
         group: rank the logits of all processes of this group together. Each process passes its own logits, and all get
             the same values. The gradients are multiplied by the group's size, because data-parallel training averages
             them over the processes. Without a group each process ranks its own logits, as in the paper.
+        segments: several rankings in one call, each with a value and gradients of its own, as if it were called alone.
+            A number n: every level is cut into n equal parts, along its first dimension, and part b of all levels makes
+            ranking b: one ranking an image. Or a sequence of lengths: consecutive ranges of the concatenation of the
+            levels, such as `[level.numel() for level in logits]`: one ranking a tensor.
 
     Returns:
-        `RankSortLoss(ranking, sorting)`, float32 (float64 for float64 logits). Without positives both are 0, attached
-        to the graph, with zero gradients. A NaN among the logits that are not ignored, or among the qualities, makes
-        both values and every gradient NaN, except those of ignored logits, which are always 0.
+        `RankSortLoss(ranking, sorting)`, float32 (float64 for float64 logits), () each, or (S,) with S segments.
+        Without positives both are 0, attached to the graph, with zero gradients. A NaN among the logits that are not
+        ignored, or among the qualities, makes both values and every gradient NaN, except those of ignored logits, which
+        are always 0.
 
     Raises:
         ValueError: a wrong shape, device or value; the message names the argument. Values are checked on a CPU only,
@@ -78,8 +87,7 @@ def rank_sort(
         >>> loss = rank_sort(logits, torch.tensor([0.9, 0.5, 0.7, 0, 0, 0, -1]))
         >>> sum(loss).backward()
     """
-    prepared = prepare(logits, targets, delta, backend, algorithm, group)
+    prepared = prepare(logits, targets, delta, backend, algorithm, group, segments)
     if prepared.dense:
         return RankSortLoss(*prepared.evaluate_densely(dense_rank_sort))
-    (ranking, sorting), *_ = prepared.evaluate(rank_sort_updates, parts=2)
-    return RankSortLoss(ranking, sorting)
+    return RankSortLoss(*prepared.evaluate(LOSS))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .arguments import prepare
 from .backends import AlgorithmName, BackendName
-from .scores import Counts, Update, spread_error
+from .scores import Counts, Loss, Update
 from .targets import Targets
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def ranking_loss(
     backend: BackendName = "auto",
     algorithm: AlgorithmName = "auto",
     group: "ProcessGroup | None" = None,
+    segments: int | Sequence[int] | None = None,
 ) -> Tensor:
     """A ranking loss of your own, from its `score`: the errors of the positives as a function of the counts.
 
@@ -36,11 +37,12 @@ def ranking_loss(
     Args:
         score: called with `Counts` if there are positives. It returns their errors (P,); or an `Update`, which sets the
             reported error and the weights separately. Nothing in it is differentiated.
-        logits, targets, delta, backend, algorithm, group: as in `rank_sort`. With a group, the score sees the positives
-            of all its processes. Backend "reference" counts and scatters densely.
+        logits, targets, delta, backend, algorithm, group, segments: as in `rank_sort`. With a group, the score sees the
+            positives of all its processes; with segments, it is called once for the positives of all of them, whose
+            counts and sums are those of their own segment. Backend "reference" counts and scatters densely.
 
     Returns:
-        The mean error, (), float32 (float64 for float64 logits).
+        The mean error, () or (S,), float32 (float64 for float64 logits).
 
     Raises:
         ValueError, TypeError: as `rank_sort`; also where the score returns neither errors (P,) nor an `Update`.
@@ -51,16 +53,13 @@ def ranking_loss(
         >>> ranking_loss(score, torch.tensor([2.0, 1.0, 1.5]), torch.tensor([0.9, 0.5, 0]))
     """
 
-    def updates(counts: Counts) -> tuple[Update]:
+    def checked(counts: Counts) -> Tensor | Update:
         result = score(counts)
-        if isinstance(result, Update):
-            return (result,)
         expected = counts.false_positives.shape
-        if not isinstance(result, Tensor) or result.shape != expected:
+        if not isinstance(result, Update) and (not isinstance(result, Tensor) or result.shape != expected):
             got = f"a tensor {tuple(result.shape)}" if isinstance(result, Tensor) else f"{result!r}"
             raise ValueError(f"score: expected errors {tuple(expected)} or an Update, got {got}")
-        return (spread_error(result.detach().double(), counts),)
+        return result
 
-    prepared = prepare(logits, targets, delta, backend, algorithm, group)
-    (value,), *_ = prepared.evaluate(updates, parts=1)
-    return value
+    prepared = prepare(logits, targets, delta, backend, algorithm, group, segments)
+    return prepared.evaluate(Loss(None, checked, 1))[0]

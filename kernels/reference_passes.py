@@ -3,6 +3,8 @@
 R  positives of the ranking      n  logits of one level      M  all logits; O(R M) memory
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,10 @@ def count(positives: Tensor, own: Tensor, ranking: Ranking, delta: float) -> Mas
     return Masses(false_positives, true_positives + poison, 0 * false_positives.sum())
 
 
-def scatter(weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor) -> Tensor:
+def scatter(
+    weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor, *, reuse: Any = None
+) -> Tensor:
+    del reuse
     flat, parts = ranking.new_gradient()
     for (level, ignore), part in zip(ranking.levels_with_ignores(), parts, strict=True):
         part.copy_(weights @ _step(positives, level, ignore, delta).double() + poison)

@@ -3,7 +3,7 @@
     M  logits of all levels together      n  logits of one level      P  positives
 
 A ranking has flat levels, the positives' index and quality, and per level a tensor that shows which logits are
-ignored. Nothing of size M is copied unless a level is not contiguous.
+ignored. Nothing of size M is copied unless a level is not contiguous. One call may hold several rankings, its segments.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from .places import gather_levels, level_offsets, rare_places
+from .places import level_offsets, rare_places
+from .segments import Segments, cut_levels
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,19 @@ class SparseTargets:
     index: Tensor  # (P,) int64, distinct positions in the concatenation of the raveled levels
     quality: Tensor  # (P,) localisation quality (IoU, Dice) in [0, 1]
     ignore: Tensor | Sequence[Tensor] | None = None  # bool, the shape(s) of the logits; a positive is never ignored
+    valid: Tensor | None = None  # (P,) bool; False: padding, no positive, whatever its index and quality
+
+    def padded(self, positives: int) -> "SparseTargets":
+        """The same targets with `positives` entries, the last of them padding: one shape for steps with fewer or more.
+
+        A CUDA graph or a compiled graph of fixed shapes needs it. Raises ValueError where they do not fit.
+        """
+        missing = positives - len(self.index)
+        if missing < 0:
+            raise ValueError(f"positives: {len(self.index)} do not fit into {positives}")
+        valid = torch.ones_like(self.index, dtype=torch.bool) if self.valid is None else self.valid
+        index, quality, valid = (pad(each, (0, missing)) for each in (self.index, self.quality, valid))
+        return SparseTargets(index, quality, self.ignore, valid)
 
 
 Targets = Tensor | Sequence[Tensor] | SparseTargets
@@ -39,7 +54,30 @@ class Ranking:
     index: Tensor  # (P,) int64 into the concatenation of the levels
     quality: Tensor  # (P,) float
     ignores: list[Tensor | None]  # (n,) each: bool (True: ignored), or dense labels (negative: ignored), or nothing
-    masked: Tensor | None = None  # (P,) bool: positives that `ignores` covers; they stay positives all the same
+    segments: Segments
+    valid: Tensor | None = None  # (P,) bool; False: padding
+    masked: Tensor | None = None  # (P,) bool: positives that `ignores` covers stay positives; None: found when needed
+
+    @property
+    def size(self) -> int:
+        """M."""
+        return sum(level.numel() for level in self.levels)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all logits and positives are one ranking, without padding."""
+        return not self.segments.shape and self.valid is None
+
+    def segment_of_positives(self) -> Tensor:
+        """(P,) int64, the segment of each positive, and the number of segments for padding."""
+        found = torch.zeros_like(self.index)
+        if self.segments.shape:
+            offsets = level_offsets(self.levels)
+            for level, begin, size, parts, first in self.segments.pieces:
+                local = self.index - (offsets[level] + begin)
+                inside = (local >= 0) & (local < size * parts)
+                found = torch.where(inside, first + local.div(size, rounding_mode="floor"), found)
+        return found if self.valid is None else found.masked_fill(~self.valid, self.segments.number)
 
     @property
     def computing_dtype(self) -> torch.dtype:
@@ -75,11 +113,12 @@ def as_levels(logits: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return levels
 
 
-def build_ranking(levels: list[Tensor], targets: Targets) -> Ranking:
+def build_ranking(levels: list[Tensor], targets: Targets, segments: int | Sequence[int] | None = None) -> Ranking:
     """The ranking of `levels` (checked) and their `targets`; dense targets cost one host sync, to learn P."""
     flat = [level.detach().reshape(-1) for level in levels]
+    cut = cut_levels([level.numel() for level in flat], segments)
     if isinstance(targets, SparseTargets):
-        return _from_sparse(flat, levels, targets)
+        return _from_sparse(flat, levels, targets, cut)
     labels = _matching(levels, [targets] if isinstance(targets, Tensor) else list(targets), "targets")
     labels = [label.detach().reshape(-1) for label in labels]
     # a NaN is kept: dropped here, a wrong quality would pass unnoticed
@@ -90,7 +129,7 @@ def build_ranking(levels: list[Tensor], targets: Targets) -> Ranking:
     if not quality.is_floating_point():
         quality = quality.float()
     _check_quality(quality, "targets")
-    return Ranking(flat, index, quality, [label if _may_ignore(label) else None for label in labels])
+    return Ranking(flat, index, quality, [label if _may_ignore(label) else None for label in labels], cut)
 
 
 def targets_to(targets: Targets, device: torch.device | str) -> Targets:
@@ -102,7 +141,8 @@ def targets_to(targets: Targets, device: torch.device | str) -> Targets:
     ignore = targets.ignore
     if ignore is not None:
         ignore = ignore.to(device) if isinstance(ignore, Tensor) else [mask.to(device) for mask in ignore]
-    return SparseTargets(targets.index.to(device), targets.quality.to(device), ignore)
+    valid = None if targets.valid is None else targets.valid.to(device)
+    return SparseTargets(targets.index.to(device), targets.quality.to(device), ignore, valid)
 
 
 def _may_ignore(labels: Tensor) -> bool:
@@ -114,11 +154,23 @@ def _may_ignore(labels: Tensor) -> bool:
     return labels.device.type != "cpu" or not len(labels) or not bool(labels.amin() >= 0)
 
 
-def _from_sparse(flat: list[Tensor], levels: list[Tensor], targets: SparseTargets) -> Ranking:
-    index, quality, ignore = targets.index, targets.quality, targets.ignore
-    size = sum(level.numel() for level in flat)
-    for name, tensor in (("index", index), ("quality", quality)):
-        if not isinstance(tensor, Tensor):
+def _from_sparse(flat: list[Tensor], levels: list[Tensor], targets: SparseTargets, segments: Segments) -> Ranking:
+    _check_sparse(targets, flat)
+    ignore = targets.ignore
+    ignores: list[Tensor | None] = [None] * len(flat)
+    if ignore is not None:
+        masks = _matching(levels, [ignore] if isinstance(ignore, Tensor) else list(ignore), "targets.ignore")
+        for mask in masks:
+            if mask.dtype != torch.bool:
+                raise ValueError(f"targets.ignore: expected bool, got {mask.dtype}")
+        ignores = [mask.reshape(-1) for mask in masks]
+    return Ranking(flat, targets.index, targets.quality.detach(), ignores, segments, targets.valid)
+
+
+def _check_sparse(targets: SparseTargets, flat: list[Tensor]) -> None:
+    index, quality, valid = targets.index, targets.quality, targets.valid
+    for name, tensor in (("index", index), ("quality", quality), ("valid", valid)):
+        if not isinstance(tensor, Tensor) and (name != "valid" or tensor is not None):
             raise TypeError(f"targets.{name}: expected a tensor, got {type(tensor).__name__}")
     if index.dtype != torch.int64 or index.dim() != 1:
         raise ValueError(f"targets.index: expected (P,) int64, got {tuple(index.shape)} {index.dtype}")
@@ -126,10 +178,17 @@ def _from_sparse(flat: list[Tensor], levels: list[Tensor], targets: SparseTarget
         raise ValueError(
             f"targets.quality: expected {tuple(index.shape)} float, got {tuple(quality.shape)} {quality.dtype}"
         )
-    for name, tensor in (("index", index), ("quality", quality)):
-        if tensor.device != flat[0].device:
+    if valid is not None and (valid.shape != index.shape or valid.dtype != torch.bool):
+        raise ValueError(f"targets.valid: expected {tuple(index.shape)} bool, got {tuple(valid.shape)} {valid.dtype}")
+    for name, tensor in (("index", index), ("quality", quality), ("valid", valid)):
+        if tensor is not None and tensor.device != flat[0].device:
             raise ValueError(f"targets.{name}: on {tensor.device}, but the logits are on {flat[0].device}")
-    if _may_read(index) and len(index):
+    if not _may_read(index):
+        return
+    if valid is not None:
+        index, quality = index[valid], quality[valid]
+    if len(index):
+        size = sum(level.numel() for level in flat)
         ordered = index.sort().values
         if ordered[0] < 0 or ordered[-1] >= size:
             wrong = int(ordered[0] if ordered[0] < 0 else ordered[-1])
@@ -137,16 +196,7 @@ def _from_sparse(flat: list[Tensor], levels: list[Tensor], targets: SparseTarget
         repeated = (ordered[1:] == ordered[:-1]).nonzero()
         if len(repeated):
             raise ValueError(f"targets.index: {int(ordered[repeated[0]])} occurs more than once")
-    quality = quality.detach()
-    _check_quality(quality, "targets.quality")
-    if ignore is None:
-        return Ranking(flat, index, quality, [None] * len(flat))
-    masks = _matching(levels, [ignore] if isinstance(ignore, Tensor) else list(ignore), "targets.ignore")
-    for mask in masks:
-        if mask.dtype != torch.bool:
-            raise ValueError(f"targets.ignore: expected bool, got {mask.dtype}")
-    flat_masks = [mask.reshape(-1) for mask in masks]
-    return Ranking(flat, index, quality, list(flat_masks), gather_levels(flat_masks, index))
+    _check_quality(quality.detach(), "targets.quality")
 
 
 def _matching(levels: list[Tensor], tensors: list[Tensor], name: str) -> list[Tensor]:

@@ -7,6 +7,8 @@ Both passes visit the logits once, in chunks, and hold tables of the size of the
 time, O(R) memory and scratch for a chunk. README.md has the derivation; `triton_breakpoints.py` is the same for Triton.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -51,7 +53,10 @@ def count(positives: Tensor, own: Tensor, ranking: Ranking, delta: float) -> Mas
     return Masses(false_positives, true_positives, 0 * false_positives.sum())
 
 
-def scatter(weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor) -> Tensor:
+def scatter(
+    weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor, *, reuse: Any = None
+) -> Tensor:
+    del reuse
     flat, _ = ranking.new_gradient()
     levels = ranking.levels_with_ignores()
     on_cpu = flat.device.type == "cpu"  # on other devices reading the poison would be a host sync

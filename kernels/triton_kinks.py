@@ -9,38 +9,15 @@ Interval k holds the logits with k kinks at or below them; interval 0 holds the 
 one interval along, and search for the others. `torch_kinks.py` is the same in torch operators.
 """
 
-from dataclasses import dataclass
-
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from .triton_step import LARGEST
+from .triton_tables import bounds_table, cells_table, first_row, threshold_table
 
-
-@dataclass(frozen=True)
-class Kinks:
-    """The sorted kinks of R > 0 positives, with a grid that finds a logit's interval; all on the positives' device."""
-
-    delta: float
-    order: Tensor  # (R,) int64, the caller's position of each positive
-    positives: Tensor  # (R,) float32 ascending, NaN last
-    position: Tensor  # (K,) float64, b_k
-    threshold: Tensor  # (K,) float32, t_k
-    place: Tensor  # (2, R) int32, the positions of each positive's lower and upper kink; the same for a hard step
-    owner: Tensor  # (K,) int32, i for the lower kink of positive i, -1 - i for its upper kink
-    cells: Tensor  # (G + 2,) int32, kinks in the cells before this one
-    bounds: Tensor  # (8,) float32, see `load_search_bounds`
-
-    @property
-    def size(self) -> int:
-        """K"""
-        return len(self.position)
-
-    @property
-    def grid(self) -> int:
-        """G"""
-        return len(self.cells) - 2
+# An interval wider than this many units lies in no band, and the offset of a logit in it makes no difference. (Or it
+# lies in the band of a positive for which delta is too small, see `triton_kinks_merge.load_kinks`.)
+WIDEST = tl.constexpr(1073741824.0)
 
 
 @triton.jit
@@ -69,15 +46,35 @@ def load_tile(logits_ptr, ignore_ptr, begin, size, IGNORE: tl.constexpr, BLOCK: 
 
 
 @triton.jit
-def load_search_bounds(bounds_ptr):
-    """(floor, first, last, scale, lowest, highest, minus, plus), scalars.
+def enter_ranking(singles_ptr, ints_ptr, segment, positives_size, segments, HARD: tl.constexpr, CELLS: tl.constexpr):
+    """(threshold_ptr, cells_ptr, bounds_ptr, row, K, floor) of one segment.
 
-    A logit below `floor` is too low for every positive. `first` and `last` are thresholds, `scale` is in cells per
-    logit. `replace_infinities` moves finite logits into [lowest, highest] and infinite ones to `minus` and `plus`.
+    `row` is the row of its interval 0 in tables of all intervals. A logit below `floor` is too low for every positive.
     """
-    floor, first, last = tl.load(bounds_ptr), tl.load(bounds_ptr + 1), tl.load(bounds_ptr + 2)
-    scale, lowest, highest = tl.load(bounds_ptr + 3), tl.load(bounds_ptr + 4), tl.load(bounds_ptr + 5)
-    return floor, first, last, scale, lowest, highest, tl.load(bounds_ptr + 6), tl.load(bounds_ptr + 7)
+    start, stop = tl.load(ints_ptr + segment), tl.load(ints_ptr + segment + 1)
+    threshold_ptr = threshold_table(singles_ptr, positives_size) + start * (1 if HARD else 2)
+    cells_ptr = cells_table(ints_ptr, positives_size, segments) + segment * (CELLS + 2)
+    bounds_ptr = bounds_table(singles_ptr, positives_size) + segment * 8
+    kinks_size = (stop - start) * (1 if HARD else 2)
+    return threshold_ptr, cells_ptr, bounds_ptr, first_row(start, segment, HARD), kinks_size, tl.load(bounds_ptr)
+
+
+@triton.jit
+def load_search_bounds(bounds_ptr):
+    """(first, last, scale, lowest, highest, minus, plus), scalars; loaded for each search, to hold fewer registers.
+
+    `first` and `last` are thresholds, `scale` is in cells per logit. `replace_infinities` moves finite logits into
+    [lowest, highest] and infinite ones to `minus` and `plus`.
+    """
+    first, last, scale = tl.load(bounds_ptr + 1), tl.load(bounds_ptr + 2), tl.load(bounds_ptr + 3)
+    lowest, highest = tl.load(bounds_ptr + 4), tl.load(bounds_ptr + 5)
+    return first, last, scale, lowest, highest, tl.load(bounds_ptr + 6), tl.load(bounds_ptr + 7)
+
+
+@triton.jit
+def offset_units(offsets, widest, units):
+    """Offsets >= 0 in whole units, rounded to the nearest; scaling is exact. `widest` is 2^30 units, so an int32."""
+    return (tl.minimum(offsets, widest) * units + 0.5).to(tl.int32).to(tl.int64)
 
 
 @triton.jit

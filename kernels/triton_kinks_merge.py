@@ -1,23 +1,37 @@
-"""From positives to their sorted kinks (Triton): one sort of the positives, and one kernel.
+"""From sorted positives to their sorted kinks (Triton), in one kernel for all segments.
 
-    R  positives of the ranking, ascending      K  kinks: 2 R, or R for a hard step      G  cells of the grid
+    R  positives of all segments, ascending in each      S  segments, the rankings of one call
+    K  kinks of a segment: 2 for each positive, or 1 for a hard step      G  cells of the grid of a segment
     s_i  logit of positive i      d  delta      b_0 <= ... <= b_{K-1}  kinks: s_i - d and s_i + d, in float64
     t_k  threshold: the least float32 that is not below b_k
 
-Only the R positives are sorted, in float32. Then the lower kinks are ascending, and so are the upper ones. A kink's
-position in the merged list is its own index plus the number of smaller kinks in the other list. Nothing makes the host
-wait: sizes are R and K, never values.
+The lower kinks of a segment are ascending, as the positives are, and so are the upper ones. A kink's position in the
+merged list is its own index plus the number of smaller kinks in the other list. Nothing makes the host wait: it knows
+R and S; how many positives a segment has, only the device knows.
+
+The same kernel tallies the positives, as the pass over the logits will: what they add there is subtracted later.
 """
 
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_kinks import Kinks, cell_of
-from .triton_step import INTERPRETED, LARGEST, launch_context
+from .triton_kinks import WIDEST, cell_of, offset_units
+from .triton_step import INTERPRETED, LARGEST, launch, replace_infinities
+from .triton_tables import (
+    COUNTED,
+    OWN,
+    SIZES,
+    Tables,
+    bounds_table,
+    cells_table,
+    first_row,
+    flags_table,
+    owner_table,
+    place_table,
+    row_count,
+    threshold_table,
+)
 
 # With eight cells for a kink most cells have none, and one look-up ends most searches. 2^15 cells of 4 bytes stay in
 # the first-level cache of a big GPU, beside the thresholds of a few thousand positives.
@@ -111,24 +125,59 @@ def positives_before(bound, positives_ptr, positives_size, RULE: tl.constexpr):
 
 
 @triton.jit
+def last_kink_before(positives_ptr, before, delta, minus, plus, SIDE: tl.constexpr):
+    """The last of the first `before` kinks s_i + SIDE delta; -infinity if there is none."""
+    kinks = load_kinks(positives_ptr, before - 1, before > 0, delta, minus, plus, SIDE)
+    return tl.where(before > 0, kinks, float("-inf"))
+
+
+@triton.jit
+def add_to_tally(table_ptr, interval, offset, wanted, HARD: tl.constexpr):
+    """Adds one logit to the count of its interval, and its offset."""
+    tl.atomic_add(table_ptr + interval * 2, tl.full(interval.shape, 1, tl.int64), mask=wanted, sem="relaxed")
+    if not HARD:
+        tl.atomic_add(table_ptr + interval * 2 + 1, offset, mask=wanted & (interval > 0), sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["room", "widest", "units", *SIZES])
 def kinks_kernel(
-    positives_ptr,  # (R,) float32, ascending, NaN last
-    positives_size,  # R
     delta: tl.float64,  # type: ignore  # 0 for a hard step; without a type it would be passed in float32
     room,  # max(2 delta, 1)
-    position_ptr,  # (K,) float64
-    threshold_ptr,  # (K,) float32
-    place_ptr,  # (2, R) int32
-    owner_ptr,  # (K,) int32
-    cells_ptr,  # (CELLS + 2,) int32
-    bounds_ptr,  # (8,) float32
+    widest,  # 2^30 units, in logits
+    units,  # units per logit
+    singles_ptr,
+    doubles_ptr,
+    ints_ptr,
+    positives_size,  # R
+    segments,  # S
+    tallies_ptr,  # (2, rows, 2) int64, added to: of the positives, and of those that the logits hold
     HARD: tl.constexpr,
     CELLS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A program writes the kinks of a block of positives and a block of the grid; each computes all search bounds."""
-    smallest = positives_before(-LARGEST, positives_ptr, positives_size, AT_OR_BELOW)
-    largest = positives_before(LARGEST, positives_ptr, positives_size, BELOW) - 1
+    """A program writes blocks of the kinks and of the grid of one segment; each computes its search bounds."""
+    segment = tl.program_id(1)
+    start, stop = tl.load(ints_ptr + segment), tl.load(ints_ptr + segment + 1)
+    size = stop - start
+    # the tables of this segment
+    positives_ptr = singles_ptr + start
+    kink = start * (1 if HARD else 2)
+    position_ptr = doubles_ptr + kink
+    threshold_ptr = threshold_table(singles_ptr, positives_size) + kink
+    owner_ptr = owner_table(ints_ptr, positives_size, segments) + kink
+    lower_ptr = place_table(ints_ptr, positives_size, segments) + start
+    flags_ptr = flags_table(ints_ptr, positives_size, segments) + start
+    cells_ptr = cells_table(ints_ptr, positives_size, segments) + segment * (CELLS + 2)
+    bounds_ptr = bounds_table(singles_ptr, positives_size) + segment * 8
+    row = first_row(start, segment, HARD)
+    own_ptr = tallies_ptr + row * 2
+    counted_ptr = own_ptr + 2 * row_count(positives_size, segments)
+
+    smallest, largest = tl.zeros((), tl.int32), tl.zeros((), tl.int32) - 1
+    first, last = tl.zeros((), tl.float32), tl.zeros((), tl.float32)
+    if size > 0:
+        smallest = positives_before(-LARGEST, positives_ptr, size, AT_OR_BELOW)
+        largest = positives_before(LARGEST, positives_ptr, size, BELOW) - 1
     some = smallest <= largest
     low = tl.load(positives_ptr + smallest, mask=some, other=0.0)
     high = tl.load(positives_ptr + largest, mask=some, other=0.0)
@@ -137,42 +186,71 @@ def kinks_kernel(
     lowest, highest, minus, plus = low - room, high + room, low - 3 * room, high + 3 * room
     LOWER: tl.constexpr = 0 if HARD else -1  # type: ignore
     UPPER: tl.constexpr = 0 if HARD else 1  # type: ignore
-    first = round_up(load_kinks(positives_ptr, 0, True, delta, minus, plus, LOWER))
-    last = round_up(load_kinks(positives_ptr, positives_size - 1, True, delta, minus, plus, UPPER))
+    if size > 0:
+        first = round_up(load_kinks(positives_ptr, 0, True, delta, minus, plus, LOWER))
+        last = round_up(load_kinks(positives_ptr, size - 1, True, delta, minus, plus, UPPER))
     span = last - first
     scale = tl.where(span > LEAST_SPAN, CELLS / tl.where(span > LEAST_SPAN, span, 1.0), 0.0)
 
-    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = index < positives_size
-    lower = load_kinks(positives_ptr, index, inside, delta, minus, plus, LOWER)
-    upper = load_kinks(positives_ptr, index, inside, delta, minus, plus, UPPER)
-    lower_place, upper_place = index, index
-    cells = kinks_before(
-        index, positives_ptr, positives_size, delta, minus, plus, first, last, scale, LOWER, IN_EARLIER_CELLS, CELLS
-    )
-    if not HARD:
-        # where kinks are equal, the lower ones come first
-        lower_place += kinks_before(
-            lower, positives_ptr, positives_size, delta, minus, plus, first, last, scale, UPPER, BELOW, CELLS
+    begin = tl.program_id(0) * BLOCK
+    while (begin < size) | (begin < CELLS + 2):
+        index = begin + tl.arange(0, BLOCK)
+        inside = index < size
+        lower = load_kinks(positives_ptr, index, inside, delta, minus, plus, LOWER)
+        upper = load_kinks(positives_ptr, index, inside, delta, minus, plus, UPPER)
+        lower_place, upper_place = index, index
+        cells = kinks_before(
+            index, positives_ptr, size, delta, minus, plus, first, last, scale, LOWER, IN_EARLIER_CELLS, CELLS
         )
-        upper_place += kinks_before(
-            upper, positives_ptr, positives_size, delta, minus, plus, first, last, scale, LOWER, AT_OR_BELOW, CELLS
+        # the interval of the positive itself, as if it were any logit
+        logits = tl.load(positives_ptr + index, mask=inside, other=0.0)
+        is_nan = logits != logits
+        moved = replace_infinities(logits, lowest, highest, minus, plus)
+        exact = moved.to(tl.float64)
+        reached = kinks_before(
+            exact, positives_ptr, size, delta, minus, plus, first, last, scale, LOWER, AT_OR_BELOW, CELLS
         )
-        cells += kinks_before(
-            index, positives_ptr, positives_size, delta, minus, plus, first, last, scale, UPPER, IN_EARLIER_CELLS, CELLS
-        )
-        tl.store(position_ptr + upper_place, upper, mask=inside)
-        tl.store(threshold_ptr + upper_place, round_up(upper), mask=inside)
-        tl.store(owner_ptr + upper_place, -1 - index, mask=inside)
-    tl.store(position_ptr + lower_place, lower, mask=inside)
-    tl.store(threshold_ptr + lower_place, round_up(lower), mask=inside)
-    tl.store(owner_ptr + lower_place, index, mask=inside)
-    tl.store(place_ptr + index, lower_place, mask=inside)
-    tl.store(place_ptr + positives_size + index, upper_place, mask=inside)
-    tl.store(cells_ptr + index, cells, mask=index < CELLS + 2)
+        interval = reached
+        beginning = last_kink_before(positives_ptr, reached, delta, minus, plus, LOWER)
+        if not HARD:
+            # where kinks are equal, the lower ones come first
+            lower_place += kinks_before(
+                lower, positives_ptr, size, delta, minus, plus, first, last, scale, UPPER, BELOW, CELLS
+            )
+            upper_place += kinks_before(
+                upper, positives_ptr, size, delta, minus, plus, first, last, scale, LOWER, AT_OR_BELOW, CELLS
+            )
+            cells += kinks_before(
+                index, positives_ptr, size, delta, minus, plus, first, last, scale, UPPER, IN_EARLIER_CELLS, CELLS
+            )
+            reached = kinks_before(
+                exact, positives_ptr, size, delta, minus, plus, first, last, scale, UPPER, AT_OR_BELOW, CELLS
+            )
+            interval += reached
+            ending = last_kink_before(positives_ptr, reached, delta, minus, plus, UPPER)
+            beginning = tl.maximum(beginning, ending)
+            tl.store(position_ptr + upper_place, upper, mask=inside)
+            tl.store(threshold_ptr + upper_place, round_up(upper), mask=inside)
+            tl.store(owner_ptr + upper_place, -1 - index, mask=inside)
+        tl.store(position_ptr + lower_place, lower, mask=inside)
+        tl.store(threshold_ptr + lower_place, round_up(lower), mask=inside)
+        tl.store(owner_ptr + lower_place, index, mask=inside)
+        tl.store(lower_ptr + index, lower_place, mask=inside)
+        tl.store(lower_ptr + positives_size + index, upper_place, mask=inside)
+        tl.store(cells_ptr + index, cells, mask=index < CELLS + 2)
+
+        # a NaN is counted in interval 0
+        interval = tl.where(is_nan, 0, interval)
+        flags = tl.load(flags_ptr + index, mask=inside, other=0)
+        offset = offset_units(tl.where(interval > 0, moved - round_up(beginning), 0.0), widest, units)
+        wanted = inside & (is_nan | (interval > 0))
+        add_to_tally(own_ptr, interval, offset, wanted & ((flags & OWN) != 0), HARD)
+        add_to_tally(counted_ptr, interval, offset, wanted & ((flags & COUNTED) != 0), HARD)
+        begin += tl.num_programs(0) * BLOCK
     if tl.program_id(0) == 0:
-        # for a positive at minus infinity no logit is too low
-        tl.store(bounds_ptr, tl.where(smallest > 0, float("-inf"), first))
+        # for a positive at minus infinity no logit is too low; without a positive every logit is
+        floor = tl.where(smallest > 0, float("-inf"), tl.where(size > 0, first, float("inf")))
+        tl.store(bounds_ptr, floor)
         tl.store(bounds_ptr + 1, first)
         tl.store(bounds_ptr + 2, last)
         tl.store(bounds_ptr + 3, scale)
@@ -182,36 +260,31 @@ def kinks_kernel(
         tl.store(bounds_ptr + 7, plus)
 
 
-def build_kinks(positives: Tensor, delta: float) -> Kinks:
-    """The kinks of `positives` (R,) float32, R > 0, in any order; infinities and NaN are legal."""
-    ascending, order = positives.sort()
-    size = len(positives)
-    kinks = size if delta == 0 else 2 * size
-    cells = min(max(1 << (CELLS_PER_KINK * kinks - 1).bit_length(), LEAST_CELLS), MOST_CELLS)
-    found = Kinks(
-        delta,
-        order,
-        ascending,
-        position=torch.empty(kinks, dtype=torch.float64, device=positives.device),
-        threshold=torch.empty(kinks, dtype=torch.float32, device=positives.device),
-        place=torch.empty((2, size), dtype=torch.int32, device=positives.device),
-        owner=torch.empty(kinks, dtype=torch.int32, device=positives.device),
-        cells=torch.empty(cells + 2, dtype=torch.int32, device=positives.device),
-        bounds=torch.empty(8, dtype=torch.float32, device=positives.device),
+def cell_count(positives: int, segments: int, hard: bool) -> int:
+    """G for R positives in S segments of about the same size; no result depends on it."""
+    kinks = triton.cdiv(positives, segments) * (1 if hard else 2)
+    return min(max(1 << max(CELLS_PER_KINK * kinks - 1, 0).bit_length(), LEAST_CELLS), MOST_CELLS)
+
+
+def build_kinks(tables: Tables, tallies: Tensor, delta: float, units: float) -> None:
+    """Writes the kinks of the sorted positives into `tables`, and adds the positives to `tallies` (2, rows, 2)."""
+    largest = min(tables.positives, 4 * triton.cdiv(tables.positives, tables.segments))  # of most segments
+    programs = triton.cdiv(max(largest, tables.cells + 2), BLOCK)
+    launch(
+        kinks_kernel,
+        (programs, tables.segments),
+        float(delta),
+        max(2.0 * delta, 1.0),
+        WIDEST.value / units,
+        units,
+        tables.singles,
+        tables.doubles,
+        tables.ints,
+        tables.positives,
+        tables.segments,
+        tallies,
+        HARD=delta == 0,
+        CELLS=tables.cells,
+        BLOCK=BLOCK,
+        num_warps=WARPS,
     )
-    constants: dict[str, Any] = {"HARD": delta == 0, "CELLS": cells, "BLOCK": BLOCK, "num_warps": WARPS}
-    with launch_context(positives):
-        kinks_kernel[(triton.cdiv(max(size, cells + 2), BLOCK),)](
-            ascending,
-            size,
-            float(delta),
-            max(2.0 * delta, 1.0),
-            found.position,
-            found.threshold,
-            found.place,
-            found.owner,
-            found.cells,
-            found.bounds,
-            **constants,
-        )
-    return found

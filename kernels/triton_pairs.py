@@ -1,146 +1,161 @@
-"""The passes over pairs of positives (`passes.PairPasses`), on tiles (Triton).
+"""The passes over pairs of positives on Triton, tile by tile, and the positives' own gradients.
 
-    R  positives of the ranking      s  logits      y  qualities
+    R  positives of all segments      S  segments      s  logits      y  qualities
+    k  a positive in sorted order      i  in the caller's order
 
-Every program loops over all positives in a fixed order, so float32 sums have the same bits every time.
+A pair has both its positives in one segment. Every program loops over the positives of its segment in sorted order, so
+float32 sums have the same bits every time, alone or among other segments. `torch_pairs.py` is the same in torch
+operators.
 """
 
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .passes import SortingSums
-from .triton_step import clamp_infinities, inverse_width, launch_context, step
+from .triton_step import INTERPRETED, clamp_infinities, inverse_width, launch, step
+from .triton_tables import (
+    SIZES,
+    Tables,
+    order_table,
+    quality_table,
+)
 
-BLOCK_P = 16
-# A program that sums over columns owns BLOCK_P rows: 16 x 128 pairs are 16 pairs a thread with 4 warps. A program that
-# sums over rows owns DEMOTION_BLOCK_N columns.
-BLOCK_N = 128
-DEMOTION_BLOCK_N = 256
+# A program owns rows of BLOCK_P positives: 16 x 128 pairs are 16 pairs a thread with 4 warps.
+BLOCK_P, BLOCK_N = (64, 256) if INTERPRETED else (16, 128)
 
 
 @triton.jit
+def load_row(pointer, k, inside):
+    return clamp_infinities(tl.load(pointer + k, mask=inside, other=0.0))
+
+
+@triton.jit(do_not_specialize=["inverse_width", *SIZES])
 def sorting_sums_kernel(
-    positives_ptr,  # (R,) float32
-    quality_ptr,  # (R,) float32
+    singles_ptr,
+    ints_ptr,
     positives_size,  # R
-    sums_ptr,  # (4, R) float32, the order of SortingSums
+    segments,  # S
+    sums_ptr,  # (4, R) float32, the order of `passes.SortingSums`
     inverse_width,
+    CALLER: tl.constexpr,  # results in the caller's order
     HARD: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    rows = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    positives = clamp_infinities(tl.load(positives_ptr + rows, mask=rows < positives_size, other=0.0))
-    quality = tl.load(quality_ptr + rows, mask=rows < positives_size, other=0.0)
-    better = tl.zeros((BLOCK_P,), tl.float32)
-    missorted = tl.zeros((BLOCK_P,), tl.float32)
-    deficit = tl.zeros((BLOCK_P,), tl.float32)
-    surplus = tl.zeros((BLOCK_P,), tl.float32)
-    for begin in range(0, positives_size, BLOCK_N):
-        columns = begin + tl.arange(0, BLOCK_N)
-        inside = columns < positives_size
-        others = clamp_infinities(tl.load(positives_ptr + columns, mask=inside, other=0.0))
-        others = tl.where(inside, others, float("nan"))
-        others_quality = tl.load(quality_ptr + columns, mask=inside, other=0.0)
-        steps = step(others[None, :] - positives[:, None], inverse_width, HARD)
-        gain = others_quality[None, :] - quality[:, None]
-        better += tl.sum(tl.where(gain >= 0, steps, 0.0), 1)
-        missorted += tl.sum(tl.where(gain < 0, steps, 0.0), 1)
-        deficit += tl.sum(tl.where(gain < 0, -gain, 0.0) * steps, 1)
-        surplus += tl.sum(tl.where(gain > 0, gain, 0.0) * steps, 1)
-    tl.store(sums_ptr + rows, better, mask=rows < positives_size)
-    tl.store(sums_ptr + positives_size + rows, missorted, mask=rows < positives_size)
-    tl.store(sums_ptr + 2 * positives_size + rows, deficit, mask=rows < positives_size)
-    tl.store(sums_ptr + 3 * positives_size + rows, surplus, mask=rows < positives_size)
+    segment = tl.program_id(1)
+    start, stop = tl.load(ints_ptr + segment), tl.load(ints_ptr + segment + 1)
+    size = stop - start
+    positives_ptr = singles_ptr + start
+    quality_ptr = quality_table(singles_ptr, positives_size) + start
+    first_row = tl.program_id(0) * BLOCK_P
+    while first_row < size:
+        rows = first_row + tl.arange(0, BLOCK_P)
+        inside_rows = rows < size
+        positives = load_row(positives_ptr, rows, inside_rows)
+        quality = tl.load(quality_ptr + rows, mask=inside_rows, other=0.0)
+        better = tl.zeros((BLOCK_P,), tl.float32)
+        missorted = tl.zeros((BLOCK_P,), tl.float32)
+        deficit = tl.zeros((BLOCK_P,), tl.float32)
+        surplus = tl.zeros((BLOCK_P,), tl.float32)
+        for begin in range(0, size, BLOCK_N):
+            columns = begin + tl.arange(0, BLOCK_N)
+            inside = columns < size
+            others = tl.where(inside, load_row(positives_ptr, columns, inside), float("nan"))
+            others_quality = tl.load(quality_ptr + columns, mask=inside, other=0.0)
+            steps = step(others[None, :] - positives[:, None], inverse_width, HARD)
+            gain = others_quality[None, :] - quality[:, None]
+            better += tl.sum(tl.where(gain >= 0, steps, 0.0), 1)
+            missorted += tl.sum(tl.where(gain < 0, steps, 0.0), 1)
+            deficit += tl.sum(tl.where(gain < 0, -gain, 0.0) * steps, 1)
+            surplus += tl.sum(tl.where(gain > 0, gain, 0.0) * steps, 1)
+        at = start + rows
+        if CALLER:
+            at = tl.load(order_table(ints_ptr, segments) + at, mask=inside_rows, other=0)
+        tl.store(sums_ptr + at, better, mask=inside_rows)
+        tl.store(sums_ptr + positives_size + at, missorted, mask=inside_rows)
+        tl.store(sums_ptr + 2 * positives_size + at, deficit, mask=inside_rows)
+        tl.store(sums_ptr + 3 * positives_size + at, surplus, mask=inside_rows)
+        first_row += tl.num_programs(0) * BLOCK_P
 
 
-@triton.jit
-def sorting_demotion_kernel(
-    positives_ptr,  # (R,) float32
-    quality_ptr,  # (R,) float32
-    spread_ptr,  # (R,) float32
-    out_ptr,  # (R,) float32
-    positives_size,  # R
-    inverse_width,
-    HARD: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    positives = clamp_infinities(tl.load(positives_ptr + columns, mask=columns < positives_size, other=0.0))
-    quality = tl.load(quality_ptr + columns, mask=columns < positives_size, other=0.0)
-    total = tl.zeros((BLOCK_N,), tl.float32)
-    for begin in range(0, positives_size, BLOCK_P):
-        rows = begin + tl.arange(0, BLOCK_P)
-        inside = rows < positives_size
-        others = clamp_infinities(tl.load(positives_ptr + rows, mask=inside, other=0.0))
-        others_quality = tl.load(quality_ptr + rows, mask=inside, other=0.0)
-        spread = tl.load(spread_ptr + rows, mask=inside, other=0.0)
-        steps = step(positives[None, :] - others[:, None], inverse_width, HARD)
-        wrongly = quality[None, :] < others_quality[:, None]
-        total += tl.sum(tl.where(wrongly, steps * spread[:, None], 0.0), 0)
-    tl.store(out_ptr + columns, total, mask=columns < positives_size)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["inverse_width", *SIZES])
 def weigh_kernel(
-    positives_ptr,  # (R,) float32
-    values_ptr,  # (R,) float32
+    values_ptr,  # (R,) any float, in the caller's order
+    singles_ptr,
+    ints_ptr,
     positives_size,  # R
+    segments,  # S
     out_ptr,  # (R,) float32
     inverse_width,
+    CALLER: tl.constexpr,  # results in the caller's order
     HARD: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    rows = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    positives = clamp_infinities(tl.load(positives_ptr + rows, mask=rows < positives_size, other=0.0))
-    total = tl.zeros((BLOCK_P,), tl.float32)
-    for begin in range(0, positives_size, BLOCK_N):
-        columns = begin + tl.arange(0, BLOCK_N)
-        inside = columns < positives_size
-        others = clamp_infinities(tl.load(positives_ptr + columns, mask=inside, other=0.0))
-        values = tl.load(values_ptr + columns, mask=inside, other=0.0)
-        steps = step(others[None, :] - positives[:, None], inverse_width, HARD)
-        total += tl.sum(steps * values[None, :], 1)
-    tl.store(out_ptr + rows, total, mask=rows < positives_size)
+    """Per positive the sum of H(s_j - s_i) values_j over the positives j, with the self pair."""
+    segment = tl.program_id(1)
+    start, stop = tl.load(ints_ptr + segment), tl.load(ints_ptr + segment + 1)
+    size = stop - start
+    order_ptr = order_table(ints_ptr, segments) + start
+    first_row = tl.program_id(0) * BLOCK_P
+    while first_row < size:
+        rows = first_row + tl.arange(0, BLOCK_P)
+        inside_rows = rows < size
+        positives = load_row(singles_ptr + start, rows, inside_rows)
+        total = tl.zeros((BLOCK_P,), tl.float32)
+        for begin in range(0, size, BLOCK_N):
+            columns = begin + tl.arange(0, BLOCK_N)
+            inside = columns < size
+            others = load_row(singles_ptr + start, columns, inside)
+            i = tl.load(order_ptr + columns, mask=inside, other=0)
+            values = tl.load(values_ptr + i, mask=inside, other=0.0).to(tl.float32)
+            steps = step(others[None, :] - positives[:, None], inverse_width, HARD)
+            total += tl.sum(steps * values[None, :], 1)
+        at = start + rows
+        if CALLER:
+            at = tl.load(order_ptr + rows, mask=inside_rows, other=0)
+        tl.store(out_ptr + at, total, mask=inside_rows)
+        first_row += tl.num_programs(0) * BLOCK_P
 
 
-def sorting_sums(positives: Tensor, quality: Tensor, delta: float) -> SortingSums:
-    size = len(positives)
-    sums = torch.empty((4, size), dtype=torch.float32, device=positives.device)
-    constants: dict[str, Any] = {"HARD": delta == 0, "BLOCK_P": BLOCK_P, "BLOCK_N": BLOCK_N}
-    with launch_context(positives):
-        sorting_sums_kernel[(triton.cdiv(size, BLOCK_P),)](
-            positives.contiguous(), quality.contiguous(), size, sums, inverse_width(delta), **constants
-        )
-    return SortingSums(*sums)
+def row_programs(tables: Tables) -> int:
+    """Programs for the rows of one segment: enough for most of them; longer ones take turns."""
+    longest = min(tables.positives, 4 * triton.cdiv(tables.positives, tables.segments))
+    return max(triton.cdiv(longest, BLOCK_P), 1)
 
 
-def sorting_demotion(spread: Tensor, positives: Tensor, quality: Tensor, delta: float) -> Tensor:
-    size = len(positives)
-    demotion = torch.empty_like(positives)
-    if size:
-        tensors = positives.contiguous(), quality.contiguous(), spread.contiguous()
-        constants: dict[str, Any] = {"HARD": delta == 0, "BLOCK_P": BLOCK_P, "BLOCK_N": DEMOTION_BLOCK_N}
-        with launch_context(positives):
-            sorting_demotion_kernel[(triton.cdiv(size, DEMOTION_BLOCK_N),)](
-                *tensors, demotion, size, inverse_width(delta), **constants
-            )
-    return demotion
+def sorting_sums(tables: Tables, sums: Tensor, delta: float, *, caller: bool = False) -> None:
+    """Writes the sorting sums (4, R), sorted or in the caller's order."""
+    launch(
+        sorting_sums_kernel,
+        (row_programs(tables), tables.segments),
+        tables.singles,
+        tables.ints,
+        tables.positives,
+        tables.segments,
+        sums,
+        inverse_width(delta),
+        CALLER=caller,
+        HARD=delta == 0,
+        BLOCK_P=BLOCK_P,
+        BLOCK_N=BLOCK_N,
+    )
 
 
-def weigh_positives(values: Tensor, positives: Tensor, delta: float) -> Tensor:
-    size = len(positives)
-    weighed = torch.empty_like(positives)
-    if size:
-        constants: dict[str, Any] = {"HARD": delta == 0, "BLOCK_P": BLOCK_P, "BLOCK_N": BLOCK_N}
-        with launch_context(positives):
-            weigh_kernel[(triton.cdiv(size, BLOCK_P),)](
-                positives.contiguous(), values.contiguous(), size, weighed, inverse_width(delta), **constants
-            )
-    return weighed.double()
+def weigh(tables: Tables, values: Tensor, weighed: Tensor, delta: float, *, caller: bool = False) -> None:
+    """Writes the weighed sums (R,) of `values` (R,), which are in the caller's order; sorted or in that order."""
+    launch(
+        weigh_kernel,
+        (row_programs(tables), tables.segments),
+        values,
+        tables.singles,
+        tables.ints,
+        tables.positives,
+        tables.segments,
+        weighed,
+        inverse_width(delta),
+        CALLER=caller,
+        HARD=delta == 0,
+        BLOCK_P=BLOCK_P,
+        BLOCK_N=BLOCK_N,
+    )

@@ -1,6 +1,7 @@
 """Sums along the kinks (Triton): from tallied intervals to masses, and from weights to the profile of the scatter.
 
-    R  positives of the ranking      K  kinks b_k, thresholds t_k (`triton_kinks.py`)      w  weights of the scatter
+    R  positives of all segments      S  segments      w  weights of the scatter
+    K  kinks b_k of a segment, thresholds t_k (`triton_kinks.py`)
     n_k, o_k  number of logits in interval k, and the sum of their offsets s - t_{k-1}
     D_k  number of tallied logits below b_k      T  number of all tallied logits
 
@@ -8,46 +9,49 @@ Lengths along the kinks are whole units, 2^29 to 2^30 of them in the width 2 d o
 the same in any order, and what is subtracted from itself is 0 to the last bit. Differences of running sums are right
 even where the sums themselves wrap around 2^64, as long as one band's own integral does not: for 2^33 logits.
 
-Each scan is one program that carries its sums from block to block. Its order is fixed, so its float64 sums have the
-same bits every time, which those of torch.cumsum on a GPU do not.
+Each scan is one program a segment that carries its sums from block to block. Its order is fixed, so its float64 sums
+have the same bits every time, which those of torch.cumsum on a GPU do not.
 """
 
 import math
-from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_kinks import Kinks
-from .triton_step import INTERPRETED, launch_context
+from .triton_kinks import WIDEST
+from .triton_step import INTERPRETED, launch
+from .triton_tables import (
+    NEGATIVE_WEIGHT,
+    SIZES,
+    Tables,
+    first_row,
+    owner_table,
+    place_table,
+    row_count,
+    threshold_table,
+    update_table,
+    upstream_scale,
+)
 
 # A scan is one program, so its time is that of its longest chain: few blocks, as wide as the registers allow. The
 # integrals, five sums at once, have 4 kinks a thread, the profile 8.
 SCAN_BLOCK = 4096 if INTERPRETED else 1024
 INTEGRATE_WARPS, PROFILE_WARPS = 8, 4
-# Positives for a program of the masses, which are independent of each other.
-BLOCK = 4096 if INTERPRETED else 128
-# An interval wider than this many units lies in no band, and the offset of a logit in it makes no difference. (Or it
-# lies in the band of a positive for which delta is too small, see `triton_kinks_merge.load_kinks`.)
-WIDEST = tl.constexpr(1073741824.0)
 # Positions of kinks are added up in finer units and rounded once, so rounding errors do not add up.
-FINEST_BITS = 15
+FINEST_BITS = tl.constexpr(15)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tables", "units", *SIZES])
 def integrate_kernel(
-    position_ptr,  # (K,) float64
-    threshold_ptr,  # (K,) float32
-    kinks_size,  # K
-    all_ptr,  # (K + 1, 2) int64, n and o of the logits
-    masked_ptr,  # (K + 1, 2) int64, n and o of those positives that are among the logits
-    own_ptr,  # (K + 1, 2) int64, n and o of the positives
-    along_ptr,  # (3, K + 1) int64: B_k, and J_k of negatives and of positives; in the last column: unused, T, T
+    singles_ptr,
+    doubles_ptr,
+    ints_ptr,
+    positives_size,  # R
+    segments,  # S
+    tallies_ptr,  # (2 + tables, rows, 2) int64, n and o: of the positives, of those among the logits, of the logits
+    along_ptr,  # (3, rows) int64: B_k, and J_k of negatives and of positives; in a segment's last row: unused, T, T
     units,  # units per logit, a power of two
-    finer,  # 2^FINE
-    FINE: tl.constexpr,
     HARD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -59,6 +63,23 @@ def integrate_kernel(
 
     in units; offsets come counted from t_j, and n (t_j - b_j) is put back here. For a hard step, J_k is D_k.
     """
+    segment = tl.program_id(0)
+    start, stop = tl.load(ints_ptr + segment), tl.load(ints_ptr + segment + 1)
+    kinks_size = (stop - start) * (1 if HARD else 2)
+    rows = row_count(positives_size, segments)
+    row = first_row(start, segment, HARD)
+    kink = start * (1 if HARD else 2)
+    position_ptr = doubles_ptr + kink
+    threshold_ptr = threshold_table(singles_ptr, positives_size) + kink
+    own_ptr = tallies_ptr + row * 2
+    masked_ptr = own_ptr + rows * 2
+    all_ptr = masked_ptr + rows * 2
+    along_ptr += row
+    # the finest units with which the positions of so many kinks cannot overflow
+    fine_bits = tl.full((), FINEST_BITS, tl.int64)
+    while (kinks_size.to(tl.int64) >> (32 - fine_bits)) != 0:
+        fine_bits -= 1
+    finer = (tl.full((), 1, tl.int64) << fine_bits).to(tl.float64)
     lanes = tl.arange(0, BLOCK)
     fine_before = tl.zeros((), tl.int64)
     negatives, positives = tl.zeros((), tl.int64), tl.zeros((), tl.int64)
@@ -86,8 +107,8 @@ def integrate_kernel(
             scale = units * (WIDEST / tl.maximum(gap * units, WIDEST))
             fine = (gap * scale * finer + 0.5).to(tl.int64)
             fine_after = fine_before + tl.cumsum(fine, 0)
-            place = (fine_after - fine) >> FINE
-            width = (fine_after >> FINE) - place
+            place = (fine_after - fine) >> fine_bits
+            width = (fine_after >> fine_bits) - place
             threshold = tl.load(threshold_ptr + k, mask=inside, other=0.0).to(tl.float64)
             residue = (tl.minimum((threshold - position) * scale, WIDEST) + 0.5).to(tl.int64)
             added = below * width - offset - number * residue
@@ -98,65 +119,26 @@ def integrate_kernel(
             fine_before += tl.sum(fine, 0)
             negative_area += tl.sum(added, 0)
             positive_area += tl.sum(own_added, 0)
-        tl.store(along_ptr + (kinks_size + 1) + k, area, mask=inside)
-        tl.store(along_ptr + 2 * (kinks_size + 1) + k, own_area, mask=inside)
+        tl.store(along_ptr + rows + k, area, mask=inside)
+        tl.store(along_ptr + 2 * rows + k, own_area, mask=inside)
         negatives += tl.sum(number, 0)
         positives += tl.sum(own_number, 0)
         begin += BLOCK
-    tl.store(along_ptr + 2 * kinks_size + 1, negatives)
-    tl.store(along_ptr + 3 * kinks_size + 2, positives)
+    tl.store(along_ptr + rows + kinks_size, negatives)
+    tl.store(along_ptr + 2 * rows + kinks_size, positives)
 
 
-@triton.jit
-def masses_kernel(
-    positives_ptr,  # (R,) float32, ascending, NaN last
-    order_ptr,  # (R,) int64, the caller's position of each positive
-    place_ptr,  # (2, R) int32
-    positives_size,  # R
-    along_ptr,  # (3, K + 1) int64
-    kinks_size,  # K
-    all_ptr,  # (K + 1, 2) int64, whose first count is that of the NaN
-    own_ptr,  # (K + 1, 2) int64, the same
-    masses_ptr,  # (2, R) float64
-    HARD: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Per positive the mass of negatives (program 0 of the second axis) or of positives.
-
-    It is the integral of C over the band, divided by the width of the band in units, which includes its rounding.
-    """
-    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = index < positives_size
-    kind = tl.program_id(1)
-    sums_ptr = along_ptr + (kind + 1) * (kinks_size + 1)
-    largest = tl.load(positives_ptr + positives_size - 1)
-    nan = (tl.load(all_ptr) > 0) | (tl.load(own_ptr) > 0) | (largest != largest)
-    lower = tl.load(place_ptr + index, mask=inside, other=0)
-    upper = tl.load(place_ptr + positives_size + index, mask=inside, other=0)
-    place = tl.load(order_ptr + index, mask=inside, other=0)
-    total = tl.load(sums_ptr + kinks_size)
-    mass = tl.load(sums_ptr + lower, mask=inside, other=0)
-    if HARD:
-        mass = (total - mass).to(tl.float64)
-    else:
-        band = tl.load(along_ptr + upper, mask=inside, other=1) - tl.load(along_ptr + lower, mask=inside, other=0)
-        area = total * band - (tl.load(sums_ptr + upper, mask=inside, other=0) - mass)
-        mass = area.to(tl.float64) / tl.maximum(band, 1).to(tl.float64)
-    mass = tl.where(nan, float("nan"), mass)
-    tl.store(masses_ptr + kind * positives_size + place, mass, mask=inside)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["units", "stride", "processes", *SIZES])
 def profile_kernel(
-    position_ptr,  # (K,) float64
-    threshold_ptr,  # (K,) float32
-    place_ptr,  # (2, R) int32
-    owner_ptr,  # (K,) int32
-    kinks_size,  # K
-    order_ptr,  # (R,) int64
+    singles_ptr,
+    doubles_ptr,
+    ints_ptr,
     positives_size,  # R
-    weights_ptr,  # (R,) float64, in the caller's order
-    profile_ptr,  # (K + 1, 4) float32: start, value there, slope, unused; by interval
+    segments,  # S
+    upstream_ptr,  # the gradient of the part of the loss that spreads over negatives, one number for each segment
+    stride,
+    processes,
+    profile_ptr,  # (rows, 4) float32: start, value there, slope, unused; by interval
     units,  # units per logit
     HARD: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -165,6 +147,18 @@ def profile_kernel(
 
     The slope changes by +w_i / 2d where a band begins and by -w_i / 2d where it ends.
     """
+    segment = tl.program_id(0)
+    start, stop = tl.load(ints_ptr + segment), tl.load(ints_ptr + segment + 1)
+    size = stop - start
+    kinks_size = size * (1 if HARD else 2)
+    kink = start * (1 if HARD else 2)
+    position_ptr = doubles_ptr + kink
+    threshold_ptr = threshold_table(singles_ptr, positives_size) + kink
+    owner_ptr = owner_table(ints_ptr, positives_size, segments) + kink
+    place_ptr = place_table(ints_ptr, positives_size, segments) + start
+    weights_ptr = update_table(doubles_ptr, positives_size, NEGATIVE_WEIGHT) + start
+    profile_ptr += first_row(start, segment, HARD) * 4
+    scale = upstream_scale(upstream_ptr, segment, stride, processes, size)
     lanes = tl.arange(0, BLOCK)
     slope_before, value_before = tl.zeros((), tl.float64), tl.zeros((), tl.float64)
     bands_before, begin = tl.zeros((), tl.int32), tl.zeros((), tl.int32)
@@ -173,7 +167,7 @@ def profile_kernel(
         inside = k < kinks_size
         owner = tl.load(owner_ptr + k, mask=inside, other=0)
         index = tl.where(owner < 0, -1 - owner, owner)
-        weight = tl.load(weights_ptr + tl.load(order_ptr + index, mask=inside, other=0), mask=inside, other=0.0)
+        weight = tl.load(weights_ptr + index, mask=inside, other=0.0) * scale
         threshold = tl.load(threshold_ptr + k, mask=inside, other=0.0)
         if HARD:
             value = value_before + tl.cumsum(weight, 0)
@@ -214,65 +208,41 @@ def units_per_logit(delta: float) -> float:
     return math.ldexp(1.0, min(max(exponent, -100), 100)) if delta > 0 else 1.0  # in float32's range
 
 
-def integrate_masses(
-    kinks: Kinks,
-    logits: Tensor,  # (K + 1, 2) int64, the tally of all logits
-    masked: Tensor,  # (K + 1, 2) int64, that of the positives among them, to be subtracted
-    own: Tensor,  # (K + 1, 2) int64, that of all positives
-) -> Tensor:
-    """Per positive the masses of false and of true positives, (2, R) float64."""
-    size = len(kinks.positives)
-    along = torch.empty((3, kinks.size + 1), dtype=torch.int64, device=own.device)
-    masses = torch.empty((2, size), dtype=torch.float64, device=own.device)
-    fine = max(min(FINEST_BITS, 62 - 30 - kinks.size.bit_length()), 0)
-    units = units_per_logit(kinks.delta)
-    hard = kinks.delta == 0
-    scan: dict[str, Any] = {"FINE": fine, "HARD": hard, "BLOCK": SCAN_BLOCK, "num_warps": INTEGRATE_WARPS}
-    gather: dict[str, Any] = {"HARD": hard, "BLOCK": BLOCK}
-    with launch_context(own):
-        integrate_kernel[(1,)](
-            kinks.position,
-            kinks.threshold,
-            kinks.size,
-            logits,
-            masked,
-            own,
-            along,
-            units,
-            math.ldexp(1.0, fine),
-            **scan,
-        )
-        masses_kernel[(triton.cdiv(size, BLOCK), 2)](
-            kinks.positives,
-            kinks.order,
-            kinks.place,
-            size,
-            along,
-            kinks.size,
-            logits,
-            own,
-            masses,
-            **gather,
-        )
-    return masses
+def integrate(tables: Tables, tallies: Tensor, along: Tensor, delta: float, units: float) -> None:
+    """Writes the running sums of `tallies` into `along`."""
+    launch(
+        integrate_kernel,
+        (tables.segments,),
+        tables.singles,
+        tables.doubles,
+        tables.ints,
+        tables.positives,
+        tables.segments,
+        tallies,
+        along,
+        units,
+        HARD=delta == 0,
+        BLOCK=SCAN_BLOCK,
+        num_warps=INTEGRATE_WARPS,
+    )
 
 
-def build_profile(kinks: Kinks, weights: Tensor) -> Tensor:
-    """F in every interval, (K + 1, 4) float32: its start, the value there, the slope, unused; interval 0 is unused."""
-    profile = torch.empty((kinks.size + 1, 4), dtype=torch.float32, device=weights.device)
-    scan: dict[str, Any] = {"HARD": kinks.delta == 0, "BLOCK": SCAN_BLOCK, "num_warps": PROFILE_WARPS}
-    with launch_context(weights):
-        profile_kernel[(1,)](
-            kinks.position,
-            kinks.threshold,
-            kinks.place,
-            kinks.owner,
-            kinks.size,
-            kinks.order,
-            len(kinks.positives),
-            weights,
-            profile,
-            units_per_logit(kinks.delta),
-            **scan,
-        )
-    return profile
+def build_profile(tables: Tables, upstream: Tensor, processes: int, profile: Tensor, delta: float) -> None:
+    """Writes F in every interval into `profile`: its start, the value there, the slope; interval 0 is unused."""
+    launch(
+        profile_kernel,
+        (tables.segments,),
+        tables.singles,
+        tables.doubles,
+        tables.ints,
+        tables.positives,
+        tables.segments,
+        upstream,
+        upstream.stride(0) if upstream.dim() else 0,
+        processes,
+        profile,
+        units_per_logit(delta),
+        HARD=delta == 0,
+        BLOCK=SCAN_BLOCK,
+        num_warps=PROFILE_WARPS,
+    )

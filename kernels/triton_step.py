@@ -6,6 +6,7 @@
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import triton
@@ -40,14 +41,17 @@ def replace_infinities(logits, lowest, highest, minus, plus):
 
 @triton.jit
 def load_logits(logits_ptr, ignore_ptr, offsets, size, IGNORE: tl.constexpr):
-    """A tile's logits in float32, and the bool mask of those that count; the others are NaN, for which H is 0."""
+    """A tile's logits in float32, and the bool mask of those that count; the others are -infinity, for which H is 0.
+
+    An infinite logit that counts is finite here, so that it may tie with a positive.
+    """
     counted = offsets < size
     if IGNORE == 1:
         counted = counted & (tl.load(ignore_ptr + offsets, mask=counted, other=1) == 0)
     if IGNORE == 2:
         counted = counted & (tl.load(ignore_ptr + offsets, mask=counted, other=-1).to(tl.float32) >= 0)
     logits = tl.load(logits_ptr + offsets, mask=counted, other=0.0).to(tl.float32)
-    return tl.where(counted, clamp_infinities(logits), float("nan")), counted
+    return tl.where(counted, clamp_infinities(logits), float("-inf")), counted
 
 
 @triton.jit
@@ -74,6 +78,11 @@ def ignore_argument(logits: Tensor, ignore: Tensor | None) -> tuple[Tensor, int]
     if ignore.dtype == torch.bool:
         return ignore.contiguous().view(torch.uint8), IGNORE_MASKED
     return ignore.contiguous(), IGNORE_NEGATIVE
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """Launches a kernel."""
+    kernel[grid](*arguments, **constants)
 
 
 def launch_context(tensor: Tensor) -> AbstractContextManager[object]:

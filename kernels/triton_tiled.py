@@ -1,6 +1,6 @@
-"""The passes over the logits (`passes.LogitPasses`) on tiles of the matrix H, which is never stored (Triton).
+"""The passes over the logits on tiles of the matrix H, which is never stored (Triton).
 
-    R  positives of the ranking, the rows      P  those of this process      n  logits of one level, the columns
+    R  positives of all segments, the rows      S  segments, the rankings of one call      M  all logits, the columns
     s  logits      d  delta      w  weights of the scatter
 
 Count: a program owns a block of rows. Masses are added in whole units of 2^-30, finer than a float32 H near 1: integer
@@ -8,30 +8,28 @@ sums are the same in any order, so the columns can be split over programs, and t
 out to the last bit. Scatter: a program owns a block of columns and writes each once.
 """
 
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .passes import Masses
-from .targets import Ranking
-from .torch_chunks import masses_of_nothing
-from .triton_step import (
-    INTERPRETED,
-    clamp_infinities,
-    ignore_argument,
-    inverse_width,
-    launch_context,
-    load_logits,
-    step,
+from .triton_masses import H_UNITS
+from .triton_pieces import Pieces, find_part
+from .triton_step import INTERPRETED, clamp_infinities, inverse_width, launch, load_logits, step
+from .triton_tables import (
+    COUNTED,
+    NEGATIVE_WEIGHT,
+    OWN,
+    SIZES,
+    Tables,
+    flags_table,
+    poison_table,
+    update_table,
+    upstream_scale,
 )
 
 BLOCK_P = 16
-# Count: 16 x 128 pairs are 16 pairs a thread with 4 warps. One H fits an int32 (at most 2^30 units), a sum an int64.
-COUNT_BLOCK_N = 128
-H_UNITS = tl.constexpr(1073741824.0)
+# Count: 16 x 128 pairs are 8 pairs a thread with 8 warps. One H fits an int32 (at most 2^30 units), a sum an int64.
+COUNT_BLOCK_N, COUNT_WARPS = 128, 8
 # Columns of one program: long enough to hide the loads of its rows, short enough to fill a GPU when R is small. The
 # interpreter pays per operation, whatever the tile.
 TILES_PER_PROGRAM = 4 if INTERPRETED else 32
@@ -40,155 +38,217 @@ SCATTER_BLOCK_N = 256
 
 
 @triton.jit
+def units_of(steps):
+    """H in whole units."""
+    return (steps * H_UNITS).to(tl.int32).to(tl.int64)
+
+
+@triton.jit(do_not_specialize=["delta", "inverse_width", *SIZES])
 def count_kernel(
-    logits_ptr,  # (n,) any float
-    ignore_ptr,  # (n,) see IGNORE
-    size,  # n
-    positives_ptr,  # (R,) float32
+    levels,
+    ignores,
+    sizes,
+    parts,
+    firsts,
+    singles_ptr,
+    ints_ptr,
     positives_size,  # R
-    mass_ptr,  # (R,) int64, units of H, added to
-    nan_ptr,  # () int32, set to 1 where a logit that counts is NaN
+    segments,  # S
+    units_ptr,  # (3 R + S,) int64, added to: masses over all logits; of no use here, twice; NaN of each segment
     delta,
     inverse_width,
-    HARD: tl.constexpr,
+    PIECES: tl.constexpr,
     IGNORE: tl.constexpr,
+    CUT: tl.constexpr,
+    HARD: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    rows = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)
-    positives = clamp_infinities(tl.load(positives_ptr + rows, mask=rows < positives_size, other=float("inf")))
-    reach = tl.min(positives, 0) - delta
-    begin = tl.program_id(0).to(tl.int64) * (TILES * BLOCK_N)
-    mass = tl.zeros((BLOCK_P,), tl.int64)
-    found_nan = tl.zeros((), tl.int32)
-    for tile in range(TILES):
-        offsets = begin + tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        logits, counted = load_logits(logits_ptr, ignore_ptr, offsets, size, IGNORE)
-        found_nan = tl.maximum(found_nan, tl.max((counted & (logits != logits)).to(tl.int32), 0))
-        highest = tl.max(tl.where(logits == logits, logits, float("-inf")), 0)
-        if highest >= reach:
-            steps = step(logits[None, :] - positives[:, None], inverse_width, HARD)
-            mass += tl.sum((steps * H_UNITS).to(tl.int32).to(tl.int64), 1)
-    tl.atomic_add(mass_ptr + rows, mass, mask=rows < positives_size)
-    tl.atomic_max(nan_ptr, found_nan)
+    share = tl.program_id(0)
+    logits_ptr, ignore_ptr, _, size, first_share, _, segment = find_part(
+        share, levels, ignores, levels, sizes, parts, firsts, PIECES, CUT, BLOCK_N * TILES
+    )
+    begin = (share - first_share).to(tl.int64) * (BLOCK_N * TILES)
+    start, stop = tl.load(ints_ptr + segment), tl.load(ints_ptr + segment + 1)
+    row = tl.program_id(1) * BLOCK_P
+    nans = tl.zeros((BLOCK_N,), tl.int32)
+    # without a positive, too, a NaN is to be found
+    while (row < stop - start) | (row == 0):
+        rows = start + row + tl.arange(0, BLOCK_P)
+        inside = rows < stop
+        positives = clamp_infinities(tl.load(singles_ptr + rows, mask=inside, other=float("inf")))
+        reach = tl.min(positives, 0) - delta
+        mass = tl.zeros((BLOCK_P,), tl.int64)
+        for tile in range(TILES):
+            offsets = begin + tile * BLOCK_N + tl.arange(0, BLOCK_N)
+            logits, _counted = load_logits(logits_ptr, ignore_ptr, offsets, size, IGNORE)
+            nans = nans | (logits != logits).to(tl.int32)
+            highest = tl.max(tl.where(logits == logits, logits, float("-inf")), 0)
+            if highest >= reach:
+                mass += tl.sum(units_of(step(logits[None, :] - positives[:, None], inverse_width, HARD)), 1)
+        tl.atomic_add(units_ptr + rows, mask=inside, val=mass, sem="relaxed")
+        row += tl.num_programs(1) * BLOCK_P
+    nan_ptr = units_ptr + 3 * positives_size + segment
+    found_nan = tl.max(nans.to(tl.int64), 0)
+    tl.atomic_max(nan_ptr, found_nan, mask=found_nan > 0, sem="relaxed")  # type: ignore
 
 
-@triton.jit
-def scatter_kernel(
-    logits_ptr,  # (n,) any float
-    ignore_ptr,  # (n,) see IGNORE
-    out_ptr,  # (n,) float, every entry written
-    size,  # n
-    positives_ptr,  # (R,) float32, ascending
-    weights_ptr,  # (R,) float32
-    poison_ptr,  # () float32, 0 or NaN, added to every logit that is not ignored
+@triton.jit(do_not_specialize=["inverse_width", *SIZES])
+def count_positives_kernel(
+    singles_ptr,
+    ints_ptr,
     positives_size,  # R
-    delta,
+    segments,  # S
+    units_ptr,  # (3 R + S,) int64: the second R are written, masses over this process's positives; the third R, over
+    # those of them that the logits count
     inverse_width,
     HARD: tl.constexpr,
-    IGNORE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    offsets = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    segment = tl.program_id(1)
+    start, stop = tl.load(ints_ptr + segment), tl.load(ints_ptr + segment + 1)
+    flags_ptr = flags_table(ints_ptr, positives_size, segments)
+    row = tl.program_id(0) * BLOCK_P
+    while row < stop - start:
+        rows = start + row + tl.arange(0, BLOCK_P)
+        inside_rows = rows < stop
+        positives = clamp_infinities(tl.load(singles_ptr + rows, mask=inside_rows, other=0.0))
+        among, counted = tl.zeros((BLOCK_P,), tl.int64), tl.zeros((BLOCK_P,), tl.int64)
+        for begin in range(0, stop - start, BLOCK_N):
+            columns = start + begin + tl.arange(0, BLOCK_N)
+            inside = columns < stop
+            others = clamp_infinities(tl.load(singles_ptr + columns, mask=inside, other=0.0))
+            flags = tl.load(flags_ptr + columns, mask=inside, other=0)
+            units = units_of(step(others[None, :] - positives[:, None], inverse_width, HARD))
+            among += tl.sum(tl.where(((flags & OWN) != 0)[None, :], units, 0), 1)
+            counted += tl.sum(tl.where(((flags & COUNTED) != 0)[None, :], units, 0), 1)
+        tl.store(units_ptr + positives_size + rows, among, mask=inside_rows)
+        tl.store(units_ptr + 2 * positives_size + rows, counted, mask=inside_rows)
+        row += tl.num_programs(0) * BLOCK_P
+
+
+@triton.jit(do_not_specialize=["stride", "processes", "delta", "inverse_width", *SIZES])
+def scatter_kernel(
+    levels,
+    ignores,
+    outs,  # of the gradient, every entry written
+    sizes,
+    parts,
+    firsts,
+    singles_ptr,
+    doubles_ptr,
+    ints_ptr,
+    positives_size,  # R
+    segments,  # S
+    upstream_ptr,  # the gradient of the part of the loss that spreads over negatives, one number for each segment
+    stride,
+    processes,
+    delta,
+    inverse_width,
+    PIECES: tl.constexpr,
+    IGNORE: tl.constexpr,
+    CUT: tl.constexpr,
+    HARD: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    tile = tl.program_id(0)
+    logits_ptr, ignore_ptr, out_ptr, size, first_tile, _, segment = find_part(
+        tile, levels, ignores, outs, sizes, parts, firsts, PIECES, CUT, BLOCK_N
+    )
+    offsets = (tile - first_tile).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     logits, counted = load_logits(logits_ptr, ignore_ptr, offsets, size, IGNORE)
+    start, stop = tl.load(ints_ptr + segment), tl.load(ints_ptr + segment + 1)
+    scale = upstream_scale(upstream_ptr, segment, stride, processes, stop - start)
+    weights_ptr = update_table(doubles_ptr, positives_size, NEGATIVE_WEIGHT)
     highest = tl.max(tl.where(logits == logits, logits, float("-inf")), 0)
     total = tl.zeros((BLOCK_N,), tl.float32)
-    if highest >= clamp_infinities(tl.load(positives_ptr)) - delta:
-        for begin in range(0, positives_size, BLOCK_P):
-            # ascending: once the block's first positive is out of reach, so are the others
-            if highest >= clamp_infinities(tl.load(positives_ptr + begin)) - delta:
-                rows = begin + tl.arange(0, BLOCK_P)
-                inside = rows < positives_size
-                positives = clamp_infinities(tl.load(positives_ptr + rows, mask=inside, other=0.0))
-                weights = tl.load(weights_ptr + rows, mask=inside, other=0.0)
-                steps = step(logits[None, :] - positives[:, None], inverse_width, HARD)
-                total += tl.sum(steps * weights[:, None], 0)
-    total = tl.where(counted, total + tl.load(poison_ptr), 0.0)
+    for begin in range(start, stop, BLOCK_P):
+        # ascending: once the block's first positive is out of reach, so are the others
+        if highest >= clamp_infinities(tl.load(singles_ptr + begin)) - delta:
+            rows = begin + tl.arange(0, BLOCK_P)
+            inside = rows < stop
+            positives = clamp_infinities(tl.load(singles_ptr + rows, mask=inside, other=0.0))
+            weights = (tl.load(weights_ptr + rows, mask=inside, other=0.0) * scale).to(tl.float32)
+            steps = step(logits[None, :] - positives[:, None], inverse_width, HARD)
+            total += tl.sum(steps * weights[:, None], 0)
+    total = tl.where(counted, total + tl.load(poison_table(singles_ptr, positives_size, segments) + segment), 0.0)
     tl.store(out_ptr + offsets, total.to(out_ptr.dtype.element_ty), mask=offsets < size)
 
 
-def count(positives: Tensor, own: Tensor, ranking: Ranking, delta: float) -> Masses:
-    if len(positives) == 0:
-        return masses_of_nothing(positives, ranking)
-    positives, own = positives.contiguous(), own.contiguous()
-    every, among, taken_out = torch.zeros((3, len(positives)), dtype=torch.int64, device=positives.device)
-    nan = torch.zeros((), dtype=torch.int32, device=positives.device)
-    for level, ignore in ranking.levels_with_ignores():
-        _add_mass(every, nan, level, ignore, positives, delta)
-    _add_mass(among, nan, own, None, positives, delta)
-    if ranking.masked is None:
-        taken_out = among
-    else:
-        _add_mass(taken_out, nan, own, ranking.masked, positives, delta)
-    masses = torch.stack([every - taken_out, among]).double() / H_UNITS.value
-    false_positives, true_positives = torch.where(nan > 0, torch.nan, masses)
-    return Masses(false_positives, true_positives, 0 * false_positives.sum())
+def row_programs(tables: Tables) -> int:
+    """Programs for the rows of one segment: enough for most of them; longer ones take turns."""
+    longest = min(tables.positives, 4 * triton.cdiv(tables.positives, tables.segments))
+    return max(triton.cdiv(longest, BLOCK_P), 1)
 
 
-def _add_mass(
-    mass: Tensor,  # (R,) int64, added to
-    nan: Tensor,  # () int32, set to 1 where a logit is NaN
-    logits: Tensor,  # (n,)
-    ignore: Tensor | None,  # (n,)
-    positives: Tensor,  # (R,)
-    delta: float,
-) -> None:
-    if logits.numel() == 0:
-        return
-    pointer, kind = ignore_argument(logits, ignore)
-    grid = (triton.cdiv(logits.numel(), COUNT_BLOCK_N * TILES_PER_PROGRAM), triton.cdiv(len(positives), BLOCK_P))
-    constants: dict[str, Any] = {
-        "HARD": delta == 0,
-        "IGNORE": kind,
-        "BLOCK_P": BLOCK_P,
-        "BLOCK_N": COUNT_BLOCK_N,
-        "TILES": TILES_PER_PROGRAM,
-    }
-    with launch_context(logits):
-        count_kernel[grid](
-            logits,
-            pointer,
-            logits.numel(),
-            positives,
-            len(positives),
-            mass,
-            nan,
-            delta,
+def count(tables: Tables, launches: list[Pieces], units: Tensor, delta: float) -> None:
+    """Adds the masses to `units`, (3 R + S,) and 0 before."""
+    constants = {"HARD": delta == 0, "BLOCK_P": BLOCK_P, "BLOCK_N": COUNT_BLOCK_N}
+    if tables.positives:
+        launch(
+            count_positives_kernel,
+            (row_programs(tables), tables.segments),
+            tables.singles,
+            tables.ints,
+            tables.positives,
+            tables.segments,
+            units,
             inverse_width(delta),
             **constants,
         )
+    for pieces in launches:
+        launch(
+            count_kernel,
+            (pieces.tiles(COUNT_BLOCK_N * TILES_PER_PROGRAM), row_programs(tables)),
+            *pieces.arguments,
+            tables.singles,
+            tables.ints,
+            tables.positives,
+            tables.segments,
+            units,
+            delta,
+            inverse_width(delta),
+            **pieces.constants,
+            **constants,
+            TILES=TILES_PER_PROGRAM,
+            num_warps=COUNT_WARPS,
+        )
 
 
-def scatter(weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor) -> Tensor:
-    if len(positives) == 0:  # the kernel needs something to load: a positive that no logit reaches
-        positives, weights = positives.new_full((1,), torch.inf), weights.new_zeros(1)
-    positives, order = positives.sort()
-    weights = weights[order].float()
-    flat, parts = ranking.new_gradient()
-    for (level, ignore), part in zip(ranking.levels_with_ignores(), parts, strict=True):
-        if level.numel() == 0:
-            continue
-        pointer, kind = ignore_argument(level, ignore)
-        constants: dict[str, Any] = {
-            "HARD": delta == 0,
-            "IGNORE": kind,
-            "BLOCK_P": BLOCK_P,
-            "BLOCK_N": SCATTER_BLOCK_N,
-        }
-        with launch_context(level):
-            scatter_kernel[(triton.cdiv(level.numel(), SCATTER_BLOCK_N),)](
-                level,
-                pointer,
-                part,
-                level.numel(),
-                positives,
-                weights,
-                poison,
-                len(positives),
-                delta,
-                inverse_width(delta),
-                **constants,
-            )
-    return flat
+def scatter(
+    tables: Tables,
+    launches: list[Pieces],
+    upstream: Tensor,
+    processes: int,
+    gradients: list[Tensor],
+    delta: float,
+) -> None:
+    """Writes the gradient of every logit as if it were a negative, and 0 for an ignored one."""
+    for pieces in launches:
+        launch(
+            scatter_kernel,
+            (pieces.tiles(SCATTER_BLOCK_N),),
+            pieces.logits,
+            pieces.ignores,
+            pieces.slices(gradients),
+            pieces.sizes,
+            pieces.parts,
+            pieces.firsts,
+            tables.singles,
+            tables.doubles,
+            tables.ints,
+            tables.positives,
+            tables.segments,
+            upstream,
+            upstream.stride(0) if upstream.dim() else 0,
+            processes,
+            delta,
+            inverse_width(delta),
+            **pieces.constants,
+            HARD=delta == 0,
+            BLOCK_P=BLOCK_P,
+            BLOCK_N=SCATTER_BLOCK_N,
+        )

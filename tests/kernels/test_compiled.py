@@ -19,7 +19,17 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.library import opcheck
 
 from rst.kernels import SparseTargets
-from rst.kernels.operators import NAMESPACE, count, scatter, sorting_demotion, sorting_sums, weigh_positives
+from rst.kernels.operators import (
+    NAMESPACE,
+    count,
+    scatter,
+    segmented_backward,
+    segmented_forward,
+    sorting_demotion,
+    sorting_sums,
+    weigh_positives,
+)
+from rst.kernels.segments import cut_levels
 
 pytestmark = [
     every_backend,
@@ -35,9 +45,14 @@ THE_SAME_GRAPH = pytest.mark.skipif(INTERPRETED, reason="graphs are those of the
 INTERPRETED_ALONE = pytest.mark.skipif(not INTERPRETED, reason="the torch backend has a longer version of this test")
 
 
-FORWARD = {name: ["count"] for name in LOSSES}
-FORWARD["rank_sort"], FORWARD["alrp"] = ["count", "sorting_sums"], ["count", "weigh_positives"]
-BACKWARD = {name: ["scatter"] for name in LOSSES} | {"rank_sort": ["scatter", "sorting_demotion"]}
+# The operators in the graphs of a loss. Triton has one for the forward pass, and one for the backward pass.
+FORWARD = {name: ["triton_forward"] if INTERPRETED else ["count"] for name in LOSSES}
+BACKWARD = {name: ["triton_backward"] if INTERPRETED else ["scatter"] for name in LOSSES}
+if INTERPRETED:
+    FORWARD["ranking_loss"] = ["triton_count", "triton_score"]
+else:
+    FORWARD["rank_sort"], FORWARD["alrp"] = ["count", "sorting_sums"], ["count", "weigh_positives"]
+    BACKWARD["rank_sort"] = ["scatter", "sorting_demotion"]
 
 
 class Recorder:
@@ -124,6 +139,7 @@ def assert_close(got, expected) -> None:
         pytest.param("average_precision", LEVELS[1:], (10, 12, 1, 40), 3, marks=THE_SAME_GRAPH),
         pytest.param("ranking_loss", LEVELS[1:], (10, 12, 40), 2, marks=THE_SAME_GRAPH),
         pytest.param("rank_sort", LEVELS[1:], (12,), 1, marks=INTERPRETED_ALONE),
+        pytest.param("ranking_loss", LEVELS[1:], (12,), 1, marks=INTERPRETED_ALONE),
     ],
 )
 def test_training_steps_are_one_graph(backend, device, name, levels, positives, compilations):
@@ -211,6 +227,7 @@ CHECKS = ["test_schema", "test_faketensor", *([] if INTERPRETED else ["test_auto
 CHECKS += [] if INTERPRETED else ["test_aot_dispatch_dynamic"]
 
 
+@THE_SAME_GRAPH
 @pytest.mark.parametrize(("dtype", "ignoring", "own_size", "size"), OPERATORS, ids=str)
 def test_operators_of_the_logits(backend, device, dtype, ignoring, own_size, size):
     """`opcheck`: schema, no aliases, and fake tensors with the shapes, dtypes and strides of real ones."""
@@ -228,6 +245,7 @@ def test_operators_of_the_logits(backend, device, dtype, ignoring, own_size, siz
     opcheck(scatter, (name, weights, positives, levels, ignores[ignoring], 0.5, poison), test_utils=CHECKS)
 
 
+@THE_SAME_GRAPH
 @pytest.mark.parametrize(("dtype", "positives"), [(torch.float32, 0), (torch.float32, 11), (torch.float64, 1)], ids=str)
 def test_operators_of_the_positives(backend, device, dtype, positives):
     name = operator_backend(backend, dtype)
@@ -236,6 +254,61 @@ def test_operators_of_the_positives(backend, device, dtype, positives):
     opcheck(sorting_sums, (name, logits, quality, 0.5), test_utils=CHECKS)
     opcheck(sorting_demotion, (name, values, logits, quality, 0.5), test_utils=CHECKS)
     opcheck(weigh_positives, (name, values, logits, 0.5), test_utils=CHECKS)
+
+
+def call_of(dtype: torch.dtype, positives: int, device: str, *, segments: int | None):
+    """(levels, ignores, index, quality, valid), localisation errors and `Segments.numbers`, for an operator."""
+    generator = torch.Generator().manual_seed(0)
+    levels = [torch.randn(size, generator=generator).to(device, dtype) for size in (40, 0, 8)]
+    masks = [(torch.rand(len(level), generator=generator) < 0.3).to(device) for level in levels]
+    index = torch.randperm(48, generator=generator)[:positives].to(device)
+    quality, error = torch.rand(2, positives, generator=generator).to(device)
+    valid = (torch.arange(positives, device=device) % 3 > 0) if segments else None
+    cut = cut_levels([len(level) for level in levels], segments)
+    return (levels, masks, index, quality, valid), error, cut.numbers()
+
+
+@THE_SAME_GRAPH
+@pytest.mark.parametrize("loss", ["rank_sort", "average_precision", "alrp"])
+def test_operators_of_segments(backend, device, loss):
+    inputs, error, numbers = call_of(torch.float32, 12, device, segments=4)
+    given = error if loss == "alrp" else None
+    checked = ["test_schema", "test_faketensor"]
+    opcheck(segmented_forward, (backend, loss, *inputs, given, numbers, 0.5), test_utils=checked)
+    values, *saved = segmented_forward(backend, loss, *inputs, given, numbers, 0.5)
+    upstream = list(torch.ones_like(values))
+    opcheck(segmented_backward, (backend, loss, *inputs, saved, upstream, numbers, 0.5), test_utils=checked)
+
+
+@INTERPRETED_ALONE
+@pytest.mark.parametrize("segments", [None, 4])
+@pytest.mark.parametrize("positives", [0, 1, 12])
+@pytest.mark.parametrize("loss", ["rank_sort", "average_precision", "alrp"])
+def test_triton_operators(backend, device, loss, positives, segments):
+    from rst.kernels.triton_operators import triton_backward, triton_forward
+
+    inputs, error, numbers = call_of(torch.float32, positives, device, segments=segments)
+    algorithm, given = backend.removeprefix("triton "), error if loss == "alrp" else None
+    opcheck(triton_forward, (algorithm, loss, *inputs, given, numbers, 0.5), test_utils=CHECKS)
+    values, *tables = triton_forward(algorithm, loss, *inputs, given, numbers, 0.5)
+    sorts = loss == "rank_sort"
+    rest = (tables, list(torch.ones_like(values)), given, numbers, sorts, sorts, 0.5)
+    opcheck(triton_backward, (algorithm, *inputs, *rest), test_utils=CHECKS)
+
+
+@INTERPRETED_ALONE
+def test_triton_operators_of_own_scores(backend, device):
+    from rst.kernels.triton_operators import cells_of, triton_count, triton_pairs, triton_score
+
+    inputs, error, numbers = call_of(torch.bfloat16, 12, device, segments=4)
+    algorithm = backend.removeprefix("triton ")
+    opcheck(triton_count, (algorithm, *inputs, numbers, 0.5), test_utils=CHECKS)
+    masses, _, _, singles, doubles, ints = triton_count(algorithm, *inputs, numbers, 0.5)
+    sizes = 12, 4, cells_of(algorithm, 4), 0.5
+    for update in ([error], [error, error, None, error]):
+        opcheck(triton_score, (singles, doubles, ints, masses, update, *sizes), test_utils=CHECKS)
+    for values in (None, error):
+        opcheck(triton_pairs, (singles, ints, values, *sizes), test_utils=CHECKS)
 
 
 def operator_backend(backend: str, dtype: torch.dtype) -> str:

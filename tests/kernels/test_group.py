@@ -19,6 +19,7 @@ from ranking_processes import (
     SUBGROUP,
     HostReads,
     Outcome,
+    halves,
     network,
     one_step,
     outcome,
@@ -67,6 +68,26 @@ def test_equals_one_process_that_holds_all_logits(processes, name, loss, form, b
     error_gradient = torch.cat([part.error_gradient for part in parts]) / world
     assert_close(gradient, truth.gradient, 1e-13 if precise else 1e-6)
     assert_close(error_gradient, truth.error_gradient, 1e-6)
+
+
+@pytest.mark.parametrize("backend", range(len(BACKENDS)), ids=BACKENDS)
+def test_segments_of_a_group(processes, backend):
+    """Each segment is ranked over all processes, as if one process had its logits and no padding."""
+    case, world = CASES["uneven"], len(processes)
+    parts = [halves(part) for part in case.parts(world)]
+    for segment in range(2):
+        ranges = [each[segment] for each in parts]
+        logits = torch.cat([case.ranking.logits[each] for each in ranges]).requires_grad_()
+        targets = torch.cat([case.ranking.targets[each] for each in ranges])
+        truth = rank_sort(logits, targets, delta=case.ranking.delta, backend="torch")
+        (truth.ranking + 3 * truth.sorting).backward()
+        gradients = []
+        for got, each, (first, _) in zip(processes, ranges, parts, strict=True):
+            values, gradient = got["segments", backend]
+            assert values[:, segment].tolist() == pytest.approx([part.item() for part in truth], abs=1e-6)
+            begin = each.start - first.start
+            gradients.append(gradient[begin : begin + each.stop - each.start])
+        assert_close(torch.cat(gradients) / world, logits.grad, 1e-6)
 
 
 @OF_TORCH

@@ -18,7 +18,7 @@ def test_any_tiling(monkeypatch, block_p, block_n, tiles):
     device = "cpu" if INTERPRETED else "cuda"
     ranking = NAMED["typical"]
     usual = outcome(ranking, "triton", device)
-    sizes = {triton_tiled: ("COUNT_BLOCK_N", "SCATTER_BLOCK_N"), triton_pairs: ("BLOCK_N", "DEMOTION_BLOCK_N")}
+    sizes = {triton_tiled: ("COUNT_BLOCK_N", "SCATTER_BLOCK_N"), triton_pairs: ("BLOCK_N",)}
     for module, names in sizes.items():
         monkeypatch.setattr(module, "BLOCK_P", block_p)
         for name in names:

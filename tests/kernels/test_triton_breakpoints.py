@@ -13,13 +13,26 @@ pytest.importorskip("triton")
 if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("Triton needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 
-from breakpoint_passes import DEVICE, both_passes, negatives_alone, positives_of, scatter, weights_of
+from breakpoint_passes import (
+    DEVICE,
+    both_passes,
+    count,
+    counted,
+    negatives_alone,
+    of_positives,
+    positives_of,
+    prepared,
+    scatter,
+    weights_of,
+)
 
 from rst.kernels import triton_breakpoints as breakpoints
 from rst.kernels import triton_kinks as kinks
 from rst.kernels import triton_kinks_merge as merge
 from rst.kernels import triton_scans as scans
+from rst.kernels import triton_tally as tally
 from rst.kernels.torch_step import pairwise_step
+from rst.kernels.triton_masses import ALONG_KINKS, write_masses
 
 NAMED = named_rankings()
 UNIT = 2.0**-30
@@ -30,13 +43,13 @@ def assert_exact(ranking: Ranking, gradient_error: float = 2e-7) -> None:
 
     Offsets are counted in whole units, so the error of a mass may grow with the number of visible logits.
     """
-    positives, prepared = positives_of(ranking)
-    masses = breakpoints.count(positives, positives, prepared, ranking.delta)
-    weights = weights_of(positives)
-    gradient = scatter(weights, positives, prepared, ranking.delta).double().cpu()
+    made = prepared(ranking)
+    masses = count(made, ranking.delta)
+    weights = weights_of(made)
+    gradient = scatter(weights, made, ranking.delta).double().cpu()
 
     logits, targets = ranking.logits.double(), ranking.targets
-    step = pairwise_step(positives.double().cpu(), logits, ranking.delta)  # (P, M)
+    step = pairwise_step(positives_of(made).double().cpu(), logits, ranking.delta)  # (P, M)
     for mass, chosen in ((masses.false_positives, targets == 0), (masses.true_positives, targets > 0)):
         truth, seen = step[:, chosen].sum(1), (step[:, chosen] > 0).sum(1)
         assert mass.dtype == torch.float64
@@ -82,12 +95,12 @@ def test_beyond_1e30_counts_as_infinite():
 def test_a_positive_too_large_for_delta_still_counts():
     """float64 cannot tell 1e20 from 1e20 + 0.5, but a loss of 0 would hide the fault."""
     logits = torch.tensor([1e20, -1e20, 1e21, 1e19, -1e21, 0.0])
-    positives, prepared = positives_of(Ranking(logits, torch.tensor([0.9, 0.8, 0.0, 0.0, 0.0, 0.0])))
-    masses = breakpoints.count(positives, positives, prepared, 0.5)
+    made = prepared(Ranking(logits, torch.tensor([0.9, 0.8, 0.0, 0.0, 0.0, 0.0])))
+    masses = count(made, 0.5)
     assert masses.false_positives.tolist() == [1, 3]
     assert masses.true_positives.tolist() == [0.5, 1.5]
     weights = torch.tensor([1.0, 10.0], dtype=torch.float64, device=DEVICE)
-    gradient = scatter(weights, positives, prepared, 0.5)
+    gradient = scatter(weights, made, 0.5)
     assert gradient.tolist() == [10.5, 5, 11, 10, 0, 10]
 
 
@@ -98,9 +111,8 @@ def test_half_precision_with_ties(dtype, delta):
     ranking = random_ranking(40, 900, 60, delta).to(dtype)
     assert len(ranking.logits.unique()) < 880
     assert_exact(ranking, gradient_error=torch.finfo(dtype).eps)
-    (positives, half), (_, single) = positives_of(ranking), positives_of(ranking.to(torch.float32))
-    masses = (breakpoints.count(positives, positives, each, delta) for each in (half, single))
-    for one, other in zip(*masses, strict=True):
+    masses = (count(prepared(each), delta) for each in (ranking, ranking.to(torch.float32)))
+    for one, other in zip(*(each[:3] for each in masses), strict=True):
         assert torch.equal(one, other)
 
 
@@ -124,10 +136,11 @@ def test_levels_split_anywhere_give_the_same_bits(split):
 def test_any_work_sharing_gives_the_same_bits(monkeypatch, name, block, programs, tables):
     ranking = shortened(NAMED[name], 100)
     expected = both_passes(ranking)
-    monkeypatch.setattr(breakpoints, "BLOCK", block)
-    monkeypatch.setattr(breakpoints, "program_count", lambda _: programs)
-    monkeypatch.setattr(breakpoints, "LEAST_TABLES", tables)
-    monkeypatch.setattr(breakpoints, "MOST_TABLES", tables)
+    for module in (breakpoints, tally):
+        monkeypatch.setattr(module, "BLOCK", block)
+        monkeypatch.setattr(module, "program_count", lambda tiles, device: programs)
+    monkeypatch.setattr(tally, "LEAST_TABLES", tables)
+    monkeypatch.setattr(tally, "MOST_TABLES", tables)
     for one, other in zip(expected, both_passes(ranking), strict=True):
         assert torch.equal(one, other)
 
@@ -137,8 +150,8 @@ def test_any_blocks_along_the_kinks(monkeypatch, name):
     """Other blocks of the scan change the order of float64 sums; the sums of the count are whole numbers."""
     ranking = shortened(NAMED[name], 200)
     expected = both_passes(ranking)
-    for module, block in ((merge, 64), (scans, 8)):
-        monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(merge, "BLOCK", 64)
+    monkeypatch.setattr(tally, "REDUCE_BLOCK", 16)
     monkeypatch.setattr(scans, "SCAN_BLOCK", 4)
     masses, gradient = both_passes(ranking)
     assert torch.equal(masses, expected[0])
@@ -158,24 +171,26 @@ def test_the_same_bits_every_time():
     """In any order of the logits; on a GPU also in any order of the atomics."""
     ranking = random_ranking(50, 200 if INTERPRETED else 100_000, 20)
     masses, gradient = both_passes(ranking)
-    positives, prepared = positives_of(ranking)
+    made = prepared(ranking)
     for seed in range(3 if INTERPRETED else 100):
         order = torch.randperm(len(ranking.logits), generator=torch.Generator().manual_seed(seed))
-        other = replace(prepared, levels=[prepared.levels[0][order]], ignores=[ranking.targets[order].to(DEVICE)])
-        assert torch.equal(torch.stack(breakpoints.count(positives, positives, other, 0.5)[:2]), masses)
-        assert torch.equal(scatter(weights_of(positives), positives, other, 0.5), gradient[order])
+        index = order.argsort()[made.index.cpu()].to(DEVICE)  # the positives stay in the caller's order
+        labels = ranking.targets[order].to(DEVICE)
+        other = replace(made, levels=[made.levels[0][order]], index=index, ignores=[labels])
+        assert torch.equal(torch.stack(count(other, 0.5)[:2]), masses)
+        assert torch.equal(scatter(weights_of(made), other, 0.5), gradient[order])
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="listens to an interpreted kernel")
 @pytest.mark.parametrize(("distance", "searches"), [(0.0, 2), (2.0, 0)], ids=["initialisation", "trained"])
 def test_most_tiles_need_no_search(monkeypatch, distance, searches):
     """Each of two programs searches once, with its first tile, and never where all logits are too low."""
-    monkeypatch.setattr(breakpoints, "BLOCK", 64)
-    monkeypatch.setattr(breakpoints, "program_count", lambda _: 2)
+    monkeypatch.setattr(tally, "BLOCK", 64)
+    monkeypatch.setattr(tally, "program_count", lambda tiles, device: 2)
     calls = []
-    monkeypatch.setattr(breakpoints, "locate", lambda *args: calls.append(0) or kinks.locate(*args))
+    monkeypatch.setattr(tally, "locate", lambda *args: calls.append(0) or kinks.locate(*args))
     positives, logits = torch.randn(20) * 0.01, torch.randn(1000) * 0.01 - distance
-    masses = breakpoints.count(positives, positives.new_zeros(0), negatives_alone(logits), 0.5)
+    masses = count(negatives_alone(logits), 0.5, others=[of_positives(positives)])
     assert len(calls) == searches
     truth = pairwise_step(positives.double(), logits.double(), 0.5).sum(1)
     torch.testing.assert_close(masses.false_positives, truth, rtol=1e-7, atol=0)
@@ -183,11 +198,15 @@ def test_most_tiles_need_no_search(monkeypatch, distance, searches):
 
 def test_more_logits_than_an_int32_counts():
     """The tables of 2^32 logits: sums along the kinks wrap around, their differences do not."""
-    found = merge.build_kinks(torch.tensor([0.0, 0.25, 100.0, 200.0], device=DEVICE), 0.5)
-    tallies = torch.zeros((9, 2), dtype=torch.int64, device=DEVICE)
-    tallies[2] = torch.tensor([1 << 31, (1 << 31) * (1 << 27)])  # [-0.25, 0.5), at -0.125 all: 2^27 units from -0.25
-    tallies[8, 0] = 1 << 31  # above all
-    false_positives, _ = scans.integrate_masses(found, tallies, torch.zeros_like(tallies), torch.zeros_like(tallies))
-    assert scans.units_per_logit(0.5) == 2**30 / 2
+    _, tables = counted(of_positives(torch.tensor([0.0, 0.25, 100.0, 200.0])), 0.5)
+    rows = 2 * 4 + 1
+    tallies = torch.zeros((3, rows, 2), dtype=torch.int64, device=DEVICE)
+    tallies[2, 2] = torch.tensor([1 << 31, (1 << 31) * (1 << 27)])  # [-0.25, 0.5), at -0.125 all: 2^27 units from -0.25
+    tallies[2, 8, 0] = 1 << 31  # above all
+    along = torch.empty(3 * rows, dtype=torch.int64, device=DEVICE)
+    units = scans.units_per_logit(0.5)
+    assert units == 2**30 / 2
+    scans.integrate(tables, tallies, along, 0.5, units)
+    false_positives = write_masses(tables, ALONG_KINKS, tallies, along, 0.5).masses[:4]
     expected = torch.tensor([(1 << 31) * (1 + 0.5), (1 << 31) * 1.25, 1 << 31, 1 << 31], dtype=torch.float64)
     torch.testing.assert_close(false_positives.cpu(), expected, rtol=1e-8, atol=0)

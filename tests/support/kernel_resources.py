@@ -14,7 +14,19 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from rst.kernels import triton_breakpoints, triton_kinks_merge, triton_pairs, triton_scans, triton_tiled
+from rst.kernels import (
+    triton_breakpoints,
+    triton_kinks_merge,
+    triton_masses,
+    triton_order,
+    triton_pairs,
+    triton_place,
+    triton_scans,
+    triton_scores,
+    triton_tally,
+    triton_tiled,
+)
+from rst.kernels.triton_pieces import ALIGNED, ANYWHERE, WHOLE
 
 TARGETS = {
     "cuda 80": GPUTarget("cuda", 80, 32),
@@ -24,12 +36,22 @@ TARGETS = {
 }
 
 
-# Types of the arguments that are not pointers.
+# Types of the arguments that are not pointers; those of one type for all kernels.
+SIZES = """positives_size segments tiles tables entries size own_begin own_size zeros stride second_stride processes"""
 NUMBERS = {
-    **dict.fromkeys(["size"], "i64"),
-    **dict.fromkeys(["positives_size", "kinks_size", "tables"], "i32"),
-    **dict.fromkeys(["delta", "inverse_width", "room", "widest", "units", "finer"], "fp32"),
+    **dict.fromkeys(SIZES.split(), "i32"),
+    **dict.fromkeys(["delta", "inverse_width", "room", "widest", "units"], "fp32"),
 }
+# Pointers by the type that they have in all kernels.
+TYPED = {
+    "*fp32": """singles_ptr profile_ptr value_ptr second_ptr sums_ptr out_ptr caller_ptr upstream_ptr demotion_ptr
+        error_ptr gathered_ptr quality_ptr values_ptr""",
+    "*fp64": "doubles_ptr masses_ptr promotion_ptr negative_ptr positive_ptr given_ptr",
+    "*i32": "ints_ptr flags_ptr",
+    "*i64": "tallies_ptr along_ptr units_ptr tables_ptr below_ptr keys_ptr sorted_ptr index_ptr segments_ptr",
+    "*u8": "valid_ptr",
+}
+POINTERS = {name: kind for kind, names in TYPED.items() for name in names.split()}
 # Instructions that load from or store to a thread's own memory.
 LOCAL_MEMORY = re.compile(r"\b(LDL|STL)\b")
 
@@ -39,7 +61,7 @@ class Resources:
     """The resources of one program of a compiled kernel."""
 
     registers: int  # per thread (vector registers on AMD)
-    spilled: int  # bytes per thread, or registers on AMD
+    spilled: int  # bytes per thread, or vector registers on AMD
     stack: int  # bytes per thread that an instruction uses
     shared: int  # bytes per program
 
@@ -49,112 +71,128 @@ class Variant:
     """One kernel at the types and sizes that its launcher uses."""
 
     kernel: triton.runtime.JITFunction
-    pointers: dict[str, str]  # argument -> pointer type
     constants: dict[str, object]
     options: dict[str, object] = field(default_factory=dict)  # of the compiler, such as num_warps
+    logits: str = "fp32"  # type of the levels
+    ignore: str = "fp32"  # type of their ignores
 
-    def signature(self) -> dict[str, str]:
+    def signature(self) -> dict[str, str | tuple[str, ...]]:
         """Types of all arguments, in order."""
-        types = {}
+        pieces = self.constants.get("PIECES", 0)
+        tuples = {
+            **dict.fromkeys(["levels", "outs"], f"*{self.logits}"),
+            "ignores": f"*{self.ignore}",
+            **dict.fromkeys(["sizes", "parts", "firsts", "begins"], "i64"),
+        }
+        types: dict[str, str | tuple[str, ...]] = {}
         for parameter in self.kernel.params:
-            known = {**NUMBERS, **self.pointers}.get(parameter.name, "constexpr")
-            types[parameter.name] = parameter.annotation_type or known
+            name = parameter.name
+            if name in tuples:
+                types[name] = (tuples[name],) * pieces  # type: ignore
+            else:
+                types[name] = parameter.annotation_type or {**NUMBERS, **POINTERS}.get(name, "constexpr")
         return types
 
     def source(self) -> ASTSource:
         """What to compile; memory begins where torch's allocator lets it, at multiples of 16 bytes."""
         types = self.signature()
-        aligned = {(place,): [["tt.divisibility", 16]] for place, kind in enumerate(types.values()) if kind[0] == "*"}
+        aligned = {}
+        for place, kind in enumerate(types.values()):
+            if isinstance(kind, tuple):  # sizes and so on come 16-fold
+                aligned |= {(place, each): [["tt.divisibility", 16]] for each in range(len(kind))}
+            elif kind[0] == "*":
+                aligned[place,] = [["tt.divisibility", 16]]
         return ASTSource(fn=self.kernel, signature=types, constexprs=self.constants, attrs=aligned)
 
 
 def variants() -> dict[str, Variant]:
-    """Every kernel, hard and smooth, for every dtype of logits and every way to ignore; int64 sizes throughout."""
-    found = {}
-    for hard in (False, True):
-        step = "hard" if hard else "smooth"
-        for logits in ("fp32", "fp16", "bf16"):
-            for kind, ignore in enumerate((logits, "u8", "fp32")):
-                common = {"logits_ptr": f"*{logits}", "ignore_ptr": f"*{ignore}", "positives_ptr": "*fp32"}
-                constants = {"HARD": hard, "IGNORE": kind}
-                name = f"{step} {logits} ignore={kind}"
-                found[f"count {name}"] = Variant(
-                    triton_tiled.count_kernel,
-                    {**common, "mass_ptr": "*i64", "nan_ptr": "*i32"},
-                    {
-                        **constants,
-                        "BLOCK_P": triton_tiled.BLOCK_P,
-                        "BLOCK_N": triton_tiled.COUNT_BLOCK_N,
-                        "TILES": triton_tiled.TILES_PER_PROGRAM,
-                    },
-                )
-                found[f"scatter {name}"] = Variant(
-                    triton_tiled.scatter_kernel,
-                    {**common, "out_ptr": f"*{logits}", "weights_ptr": "*fp32", "poison_ptr": "*fp32"},
-                    {**constants, "BLOCK_P": triton_tiled.BLOCK_P, "BLOCK_N": triton_tiled.SCATTER_BLOCK_N},
-                )
-        among = {"positives_ptr": "*fp32", "quality_ptr": "*fp32"}
-        found[f"sorting sums {step}"] = Variant(
-            triton_pairs.sorting_sums_kernel,
-            {**among, "sums_ptr": "*fp32"},
-            {"HARD": hard, "BLOCK_P": triton_pairs.BLOCK_P, "BLOCK_N": triton_pairs.BLOCK_N},
-        )
-        found[f"sorting demotion {step}"] = Variant(
-            triton_pairs.sorting_demotion_kernel,
-            {**among, "spread_ptr": "*fp32", "out_ptr": "*fp32"},
-            {"HARD": hard, "BLOCK_P": triton_pairs.BLOCK_P, "BLOCK_N": triton_pairs.DEMOTION_BLOCK_N},
-        )
-        found[f"weigh {step}"] = Variant(
-            triton_pairs.weigh_kernel,
-            {"positives_ptr": "*fp32", "values_ptr": "*fp32", "out_ptr": "*fp32"},
-            {"HARD": hard, "BLOCK_P": triton_pairs.BLOCK_P, "BLOCK_N": triton_pairs.BLOCK_N},
-        )
-    return {**found, **breakpoints_variants()}
+    """Every kernel, hard and smooth, for the dtypes of logits, the ways to ignore and the ways to cut levels."""
+    return {**over_logits(), **over_positives()}
 
 
-def breakpoints_variants() -> dict[str, Variant]:
-    """The kernels of the breakpoints algorithm: over the logits, and along the kinks.
-
-    float16 is compiled once, for it differs from bfloat16 in nothing but the widening.
-    """
+def over_logits() -> dict[str, Variant]:
+    """The kernels over all logits. float16 is compiled once: it differs from bfloat16 in nothing but the widening."""
     found = {}
     seen = [(logits, kind) for logits in ("fp32", "bf16") for kind in range(3)] + [("fp16", 0)]
+    cuts = {"": (WHOLE, 1), " 8 levels": (WHOLE, 8), " segments": (ALIGNED, 8), " odd segments": (ANYWHERE, 16)}
     for logits, kind in seen:
         ignore = (logits, "u8", "fp32")[kind]
-        search = {"threshold_ptr": "*fp32", "cells_ptr": "*i32", "bounds_ptr": "*fp32"}
-        pointers = {"logits_ptr": f"*{logits}", "ignore_ptr": f"*{ignore}", **search}
-        constants = {"IGNORE": kind, "CELLS": triton_kinks_merge.MOST_CELLS, "BLOCK": triton_breakpoints.BLOCK}
-        warps = {"num_warps": triton_breakpoints.WARPS}
-        for hard in (False, True) if (logits, kind) == ("fp32", 0) else (False,):
-            name = f"tally {'hard' if hard else 'smooth'} {logits} ignore={kind}"
-            tables = {"tables_ptr": "*i64"}
-            found[name] = Variant(
-                triton_breakpoints.tally_kernel, {**pointers, **tables}, {**constants, "HARD": hard}, warps
-            )
-        found[f"look up {logits} ignore={kind}"] = Variant(
-            triton_breakpoints.scatter_kernel,
-            {**pointers, "out_ptr": f"*{logits}", "profile_ptr": "*fp32", "poison_ptr": "*fp32"},
-            constants,
-            warps,
+        for cut, (how, pieces) in cuts.items() if (logits, kind) in (("fp32", 0), ("bf16", 1)) else [("", cuts[""])]:
+            for hard in (False, True) if (logits, kind, cut) == ("fp32", 0, "") else (False,):
+                constants = {"IGNORE": kind, "CUT": how, "PIECES": pieces, "HARD": hard}
+                name = f"{'hard' if hard else 'smooth'} {logits} ignore={kind}{cut}"
+                tiles = {**constants, "BLOCK_P": triton_tiled.BLOCK_P}
+                types = {"logits": logits, "ignore": ignore}
+                found[f"count {name}"] = Variant(
+                    triton_tiled.count_kernel,
+                    {**tiles, "BLOCK_N": triton_tiled.COUNT_BLOCK_N, "TILES": triton_tiled.TILES_PER_PROGRAM},
+                    {"num_warps": triton_tiled.COUNT_WARPS},
+                    **types,
+                )
+                found[f"scatter {name}"] = Variant(
+                    triton_tiled.scatter_kernel, {**tiles, "BLOCK_N": triton_tiled.SCATTER_BLOCK_N}, **types
+                )
+                search = {**constants, "CELLS": triton_kinks_merge.MOST_CELLS, "BLOCK": triton_breakpoints.BLOCK}
+                warps = {"num_warps": triton_breakpoints.WARPS}
+                found[f"tally {name}"] = Variant(triton_tally.tally_kernel, search, warps, **types)
+                found[f"look up {name}"] = Variant(triton_breakpoints.scatter_kernel, search, warps, **types)
+                pieces_of = {"IGNORE": kind, "CUT": how, "PIECES": pieces, "PADDED": cut != ""}
+                found[f"gather {name}"] = Variant(
+                    triton_order.gather_kernel,
+                    {**pieces_of, "FIRST": True, "BLOCK": triton_order.GATHER_BLOCK},
+                    **types,
+                )
+    return found
+
+
+def over_positives() -> dict[str, Variant]:
+    """The kernels over positives and kinks."""
+    found = {}
+    for is_sorted in (False, True):
+        blocks = {"BLOCK_P": triton_order.BLOCK_P, "BLOCK_N": triton_order.BLOCK_N, "ZEROED": triton_order.ZEROED}
+        name = "order of sorted keys" if is_sorted else "order of keys"
+        found[name] = Variant(triton_order.order_kernel, {"SORTED": is_sorted, **blocks})
+    found["reduce"] = Variant(triton_tally.reduce_kernel, {"BLOCK": triton_tally.REDUCE_BLOCK})
+    scoring = {"num_warps": triton_scores.WARPS}
+    found["charge"] = Variant(triton_scores.charge_kernel, {"BLOCK": triton_scores.BLOCK}, scoring)
+    pairs = {"BLOCK_P": triton_pairs.BLOCK_P, "BLOCK_N": triton_pairs.BLOCK_N}
+    for hard in (False, True):
+        step = "hard" if hard else "smooth"
+        half = {"HARD": hard, "SELF_PAIR": 1.0 if hard else 0.5}
+        found[f"sorting sums {step}"] = Variant(
+            triton_pairs.sorting_sums_kernel, {**pairs, "HARD": hard, "CALLER": False}
         )
-    kinks = {"position_ptr": "*fp64", "threshold_ptr": "*fp32", "place_ptr": "*i32", "owner_ptr": "*i32"}
-    tallies = {"all_ptr": "*i64", "masked_ptr": "*i64", "own_ptr": "*i64", "along_ptr": "*i64"}
-    ordered = {"positives_ptr": "*fp32", "order_ptr": "*i64", "cells_ptr": "*i32", "bounds_ptr": "*fp32"}
-    pointers = {**kinks, **tallies, **ordered, "weights_ptr": "*fp64", "profile_ptr": "*fp32", "masses_ptr": "*fp64"}
-    merge = (
-        {"CELLS": triton_kinks_merge.MOST_CELLS, "BLOCK": triton_kinks_merge.BLOCK},
-        {"num_warps": triton_kinks_merge.WARPS},
-    )
-    scan, integrating = {"BLOCK": triton_scans.SCAN_BLOCK}, {"num_warps": triton_scans.INTEGRATE_WARPS}
-    for name, kernel, constants, options in (
-        ("kinks", triton_kinks_merge.kinks_kernel, *merge),
-        ("integrate", triton_scans.integrate_kernel, {**scan, "FINE": triton_scans.FINEST_BITS}, integrating),
-        ("masses", triton_scans.masses_kernel, {"BLOCK": triton_scans.BLOCK}, {}),
-        ("profile", triton_scans.profile_kernel, scan, {"num_warps": triton_scans.PROFILE_WARPS}),
-    ):
-        for hard in (False, True):
-            step = "hard" if hard else "smooth"
-            found[f"{name} {step}"] = Variant(kernel, pointers, {**constants, "HARD": hard}, options)
+        found[f"weigh {step}"] = Variant(triton_pairs.weigh_kernel, {**pairs, "HARD": hard, "CALLER": False})
+        for name, flags in {
+            "place": {"DEMOTION": triton_place.NOT, "SECOND": False, "CHARGED": False},
+            "place sorting": {"DEMOTION": triton_place.BY_PAIRS, "SECOND": True, "CHARGED": False},
+            "place charged": {"DEMOTION": triton_place.NOT, "SECOND": False, "CHARGED": True},
+        }.items():
+            found[f"{name} {step}"] = Variant(
+                triton_place.place_kernel, {**pairs, "HARD": hard, "PIECES": 8, "FIRST": True, **flags}
+            )
+        found[f"count positives {step}"] = Variant(
+            triton_tiled.count_positives_kernel,
+            {"HARD": hard, "BLOCK_P": triton_tiled.BLOCK_P, "BLOCK_N": triton_tiled.COUNT_BLOCK_N},
+        )
+        found[f"kinks {step}"] = Variant(
+            triton_kinks_merge.kinks_kernel,
+            {"HARD": hard, "CELLS": triton_kinks_merge.MOST_CELLS, "BLOCK": triton_kinks_merge.BLOCK},
+            {"num_warps": triton_kinks_merge.WARPS},
+        )
+        scan = {"HARD": hard, "BLOCK": triton_scans.SCAN_BLOCK}
+        found[f"integrate {step}"] = Variant(
+            triton_scans.integrate_kernel, scan, {"num_warps": triton_scans.INTEGRATE_WARPS}
+        )
+        found[f"profile {step}"] = Variant(triton_scans.profile_kernel, scan, {"num_warps": triton_scans.PROFILE_WARPS})
+        for source in (triton_masses.ALONG_KINKS, triton_masses.FROM_TILES):
+            found[f"masses {step} {source}"] = Variant(
+                triton_masses.masses_kernel, {**half, "MASSES": source, "BLOCK": triton_masses.BLOCK}
+            )
+        for loss in range(5):
+            for source in range(2) if loss < triton_scores.ERRORS else (triton_masses.GIVEN,):
+                constants = {**half, "LOSS": loss, "MASSES": source, "SPREADS": 3, "BLOCK": triton_scores.BLOCK}
+                found[f"score {loss} {step} {source}"] = Variant(triton_scores.score_kernel, constants, scoring)
     return found
 
 
@@ -210,5 +248,5 @@ def _read_amdgcn(text: str, shared: int) -> Resources:
         assert found is not None, f"no {key} in the assembly"
         return int(found[1])
 
-    spilled = value("vgpr_spill_count") + value("sgpr_spill_count")
-    return Resources(value("vgpr_count"), spilled, value("private_segment_fixed_size"), shared)
+    # scalar registers spill into lanes of vector registers; what goes to memory is in the private segment
+    return Resources(value("vgpr_count"), value("vgpr_spill_count"), value("private_segment_fixed_size"), shared)

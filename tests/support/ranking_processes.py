@@ -148,6 +148,25 @@ def outcome(loss: str, form: str, ranking: Ranking, part: slice, group=None, **n
     return Outcome([value.item() for value in values], logits.grad, error_gradient)
 
 
+def halves(part: slice) -> list[slice]:
+    """The two segments that a process's part is cut into."""
+    middle = (part.start + part.stop) // 2
+    return [slice(part.start, middle), slice(middle, part.stop)]
+
+
+def segmented_outcome(ranking: Ranking, part: slice, group=None, **named: str) -> tuple[Tensor, Tensor]:
+    """Rank & Sort of both halves of a process's `part` in one call, with padding: values (2, 2), gradient."""
+    logits = ranking.logits[part].clone().requires_grad_()
+    targets = ranking.targets[part]
+    places = (targets > 0).nonzero().squeeze(1).flip(0)
+    what = SparseTargets(places, targets[places], targets < 0).padded(len(places) + 3)
+    lengths = [half.stop - half.start for half in halves(part)]
+    loss = rank_sort(logits, what, delta=ranking.delta, group=group, segments=lengths, **named)
+    (loss.ranking.sum() + 3 * loss.sorting.sum()).backward()
+    assert logits.grad is not None
+    return torch.stack(list(loss)).detach(), logits.grad
+
+
 def squared_precision_error(counts) -> Tensor:
     """A score that reads every field of `Counts`."""
     error = counts.false_positives / (counts.true_positives + counts.false_positives)
@@ -194,7 +213,7 @@ def reads_of_a_group(group) -> list[str]:
     with HostReads() as reads:
         processes = Group(group, 2, torch.device("cpu"))
         positives = processes.gather(torch.ones(2)).double()
-        processes.add(Masses(positives, positives, torch.zeros((), dtype=torch.float64)))
+        processes.add(Masses(positives, positives, torch.zeros(1, dtype=torch.float64)))
     return reads.seen
 
 
@@ -215,6 +234,10 @@ def run(rank: int, world: int, backends: list[dict[str, str]]) -> dict:
         part = CASES[name].parts(world)[rank]
         for number, backend in enumerate(backends):
             got[name, loss, form, number] = outcome(loss, form, CASES[name].ranking, part, world_group, **backend)
+    uneven = CASES["uneven"]
+    for number, backend in enumerate(backends):
+        part = uneven.parts(world)[rank]
+        got["segments", number] = segmented_outcome(uneven.ranking, part, world_group, **backend)
     if INTERPRETED:
         return got
     case = CASES["ties"]
