@@ -24,6 +24,11 @@ def pytest_configure(config) -> None:
     config.stash[PARTIAL] = [Path(argument).resolve() for argument in config.args] != [BENCH.resolve()]
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """CUDA graphs last: a capture that fails may leave the process without a usable device."""
+    items.sort(key=lambda item: item.path.name == "test_cuda_graph.py")
+
+
 def pytest_deselected(items) -> None:
     if items:
         items[0].config.stash[PARTIAL] = True

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Any, Literal
 
+from cuda_graph import capture_obstacle, replayed
 from device import ON_GPU, matrix_bound
 from peers import (
     Outcome,
     binary_cross_entropy,
     bucketed,
     bucketed_bytes,
+    compiled_sigmoid_focal,
+    compiler_obstacle,
     dense_matrix,
     dense_matrix_bytes,
     per_positive_loop,
@@ -33,6 +36,8 @@ LOOP = "per-positive loop"
 BUCKETED = "bucketed"
 MATRIX = "dense matrix"
 FOCAL = "sigmoid focal loss"
+COMPILED_FOCAL = "sigmoid focal loss, compiled"
+GRAPH = "rst, in a CUDA graph"
 # Beyond this the loop takes more than about ten seconds on a CPU, and is left out: a report should take minutes
 CPU_LOOP_PAIRS = 2_300_000_000
 
@@ -42,13 +47,15 @@ class Contender:
     """A way to compute a loss and its gradient.
 
     `kind`: an "exact" contender that differs from the truth is not reported. The error of an "approximate" one is
-    reported. A "pointwise" one is another loss. `obstacle` returns why a sample is left out, or None.
+    reported. A "pointwise" one is another loss. `obstacle` returns why a sample is left out, or None. It also compiles
+    or captures what has to be, so that no time contains that. `static`: the gradient is the same memory every time.
     """
 
     kind: Kind
     run: Callable[[Sample], Outcome]
     gpu_only: bool = False
     obstacle: Callable[[Sample], str | None] = lambda data: None
+    static: bool = False
 
 
 def _ours(data: Sample, form: Literal["sparse", "dense"], **arguments: Any) -> Outcome:
@@ -93,11 +100,24 @@ CONTENDERS: dict[str, Contender] = {
         obstacle=lambda data: _too_large(bucketed_bytes(len(data.sparse.index))),
     ),
     FOCAL: Contender("pointwise", lambda data: sigmoid_focal(data.logits, data.labels)),
+    COMPILED_FOCAL: Contender(
+        "pointwise",
+        lambda data: compiled_sigmoid_focal(data.logits, data.labels),
+        obstacle=lambda data: compiler_obstacle(data.logits, data.labels),
+    ),
     "binary cross-entropy": Contender("pointwise", lambda data: binary_cross_entropy(data.logits, data.labels)),
     "quality focal loss": Contender("pointwise", lambda data: quality_focal(data.logits, data.dense)),
+    # of the shapes in test_cuda_graph.py alone
+    GRAPH: Contender(
+        "exact",
+        lambda data: replayed(data, lambda: _ours(data, "sparse")),
+        gpu_only=True,
+        obstacle=lambda data: capture_obstacle(data, lambda: _ours(data, "sparse")),
+        static=True,
+    ),
 }
 
-HERE = [name for name, contender in CONTENDERS.items() if ON_GPU or not contender.gpu_only]
+HERE = [name for name, contender in CONTENDERS.items() if (ON_GPU or not contender.gpu_only) and name != GRAPH]
 
 
 def exact_outcome(data: Sample) -> Outcome:

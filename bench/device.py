@@ -3,7 +3,8 @@
 On a GPU, time is the time between two events in the device's queue. Before every round the caches are overwritten. This
 takes long enough for the host to queue the whole round meanwhile, as in training, where the host runs ahead. If the
 contender makes the host wait (for example by reading a value), the wait counts in full. `wall_seconds` measures on the
-host's clock, from an idle device to an idle device.
+host's clock, from an idle device to an idle device. `host_seconds` measures how long the host is busy: from an idle
+device until the last launch is queued.
 
 On a CPU, time is the wall clock's, and the caches are not cleared.
 """
@@ -26,6 +27,7 @@ COPIED = 2**26 if DEVICE.type == "cpu" else 2**28  # float32 values: beyond all 
 CPU_MATRIX_BYTES = 4 * 2**30
 GPU_MATRIX_SHARE = 0.6
 WALL_ROUNDS = 5
+HOST_ROUNDS = 25
 WALL_BUDGET = 2.0  # seconds of these rounds together
 
 
@@ -85,6 +87,18 @@ def wall_seconds(run: Callable[[], object]) -> float:
         run()
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
+    return median(seconds)
+
+
+def host_seconds(run: Callable[[], object]) -> float:
+    """Median seconds until the last launch of `run` is queued, from an idle GPU. A wait inside `run` counts."""
+    seconds = []
+    while len(seconds) < HOST_ROUNDS and sum(seconds) < WALL_BUDGET:
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - begin)
+    torch.cuda.synchronize()
     return median(seconds)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from contenders import CONTENDERS, LOOP, exact_outcome, loop_difference, relative_error, value_error
-from device import CLOCK, DEVICE, ON_GPU, before_round, copy_bandwidth, peak_bytes, wall_seconds
+from device import CLOCK, DEVICE, ON_GPU, before_round, copy_bandwidth, host_seconds, peak_bytes, wall_seconds
 from peers import Outcome
 from shapes import Sample, Shape, Stage, sample
 
@@ -68,8 +68,10 @@ def measure(benchmark: Any, facts: Facts, table: str, label: str, shape: Shape, 
             pytest.fail(f"{name} is not reported: gradient {error:.1e} and values {off:.1e} from the truth")
     del outcome
     if ON_GPU:  # the first run compiled the kernels
-        information["peak_mib"] = peak_bytes(lambda: contender.run(data).gradient) / 2**20
+        if not contender.static:
+            information["peak_mib"] = peak_bytes(lambda: contender.run(data).gradient) / 2**20
         information["wall"] = once = wall_seconds(lambda: contender.run(data))
+        information["host"] = host_seconds(lambda: contender.run(data))
     rounds = 1 if once > SLOW else max(ROUNDS[0], min(ROUNDS[1], int(BUDGET / once)))
     benchmark.extra_info.update(information)
     benchmark.pedantic(contender.run, args=(data,), setup=before_round, rounds=rounds)

@@ -8,7 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from contenders import BUCKETED, FOCAL, LOOP, MATRIX, OURS, OURS_DENSE, PORTABLE
+from contenders import BUCKETED, COMPILED_FOCAL, FOCAL, LOOP, MATRIX, OURS, OURS_DENSE, PORTABLE
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,6 +26,7 @@ STYLES = {
     BUCKETED: ("#d94801", "D", "-"),
     MATRIX: ("#fd8d3c", "v", "--"),
     FOCAL: ("#252525", "h", "-"),
+    COMPILED_FOCAL: ("#525252", "d", ":"),
     "binary cross-entropy": ("#737373", "<", "--"),
     "quality focal loss": ("#a6a6a6", ">", "--"),
 }

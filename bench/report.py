@@ -9,16 +9,19 @@ from pathlib import Path
 from goals import goals_table
 from judging import judging_tables
 from plots import write_plots
+from segments import segments_table
 from session import Session, read_session
 from tables import evidence_table, head_tables, memory_table, step_table, sweep_table
 
 HOW_ON_GPU = """\
 Time is the time between two events in the device's queue, median of the rounds. Before each round the caches are
 overwritten and the queue is filled, as in training, where the host runs ahead. A wait of the host counts in full.
-Memory is the allocator's peak."""
+Host: the time on the host's clock from an idle device until the last launch is queued. Memory is the allocator's
+peak."""
 HOW_ON_CPU = """\
 Time is the wall clock's, median of the rounds. Caches are not cleared between rounds. Memory is the peak of a process
-as the operating system counts it, at the stage "early", with a process of its own for each measurement."""
+as the operating system counts it, at the stage "early", with a process of its own for each measurement. There is no
+column for host time: on a CPU it is the time itself."""
 
 
 def write_report(source: Path, target: Path) -> None:
@@ -44,6 +47,9 @@ def write_report(source: Path, target: Path) -> None:
         "",
         "In brackets: the ratio to the median of `rst, sparse targets`; above 1 is slower than rst.",
         *head_tables(session),
+        "",
+        "## Several rankings in one call",
+        *segments_table(session),
         "",
         "## Growing number of logits",
         "",

@@ -29,16 +29,17 @@ class Shape:
 
 
 # The shapes that goals and tests name
-RPN, LVIS_RCNN, ATSS = "RPN, all anchors", "LVIS R-CNN", "ATSS / PAA"
+RPN, RCNN, LVIS_RCNN, ATSS = "RPN, all anchors", "R-CNN, 80 classes", "LVIS R-CNN", "ATSS / PAA"
+DETR = "DETR decoder"
 MILLION, TWENTY_MILLION = "P 2,000, N 1 M", "P 2,000, N 20 M"
 SHAPES = {
     RPN: Shape(160, 1_070_000),
-    "R-CNN, 80 classes": Shape(280, 320_000),
+    RCNN: Shape(280, 320_000),
     "Cascade R-CNN stage": Shape(1000, 640_000),
     LVIS_RCNN: Shape(460, 4_800_000),
     "LVIS RPN": Shape(300, 1_070_000),
     ATSS: Shape(1500, 21_400_000),
-    "DETR decoder": Shape(30, 96_000),
+    DETR: Shape(30, 96_000),
     "pixels, P 5,000": Shape(5000, 100_000),
     "pixels, P 20,000": Shape(20_000, 100_000),
     MILLION: Shape(2000, 1_000_000),

@@ -10,22 +10,25 @@ NOTHING = "–"
 
 
 def head_tables(session: Session) -> list[str]:
-    """One table for each head: times by stage, error, memory and bandwidth of every contender."""
+    """One table for each head: times by stage, on a GPU host time, then error, memory and bandwidth."""
     lines = []
+    columns = [f"{stage}, ms" for stage in STAGES] + ["host, ms"] * session.on_gpu
+    columns += ["gradient error", "MiB", "bandwidth"]
     for shape in session.values("shape", table="head"):
         records = session.select(table="head", shape=shape)
         lines += [
             "",
             f"### {shape}: {records[0].logits:,} logits, {records[0].positives:,} positives",
             "",
-            f"| contender | {' | '.join(f'{stage}, ms' for stage in STAGES)} | gradient error | MiB | bandwidth |",
-            f"|---|{'---|' * (len(STAGES) + 3)}",
+            f"| contender | {' | '.join(columns)} |",
+            f"|---|{'---|' * len(columns)}",
         ]
         present = {record.contender for record in records}
         for contender in [name for name in session.values("contender") if name in present]:
             own = session.select(table="head", shape=shape, contender=contender)
             times = [_time(session, table="head", shape=shape, stage=stage, contender=contender) for stage in STAGES]
             peak = session.peak(shape, contender)
+            times += [_host(own)] * session.on_gpu
             cells = [*times, _errors(own), NOTHING if peak is None else significant(peak), _shares(own)]
             lines.append(f"| {contender} | {' | '.join(cells)} |")
         lines += _left_out(session, table="head", shape=shape)
@@ -126,6 +129,15 @@ def _time(session: Session, **where: Any) -> str:
 
 def _ratio(value: float) -> str:
     return significant(value) if value >= 0.01 else "<0.01"
+
+
+def _host(records: list[Record]) -> str:
+    """Milliseconds until the last launch is queued, over the stages."""
+    seconds = [record.host for record in records if record.host is not None]
+    if not seconds:
+        return NOTHING
+    low, high = milliseconds(min(seconds)), milliseconds(max(seconds))
+    return low if low == high else f"{low} to {high}"
 
 
 def _errors(records: list[Record]) -> str:

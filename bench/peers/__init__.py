@@ -8,13 +8,15 @@ from .bucketed import bucketed, bucketed_bytes
 from .equations import Outcome
 from .loop import per_positive_loop, per_positive_rank_sort
 from .matrix import dense_matrix, dense_matrix_bytes
-from .pointwise import binary_cross_entropy, quality_focal, sigmoid_focal
+from .pointwise import binary_cross_entropy, compiled_sigmoid_focal, compiler_obstacle, quality_focal, sigmoid_focal
 
 __all__ = [
     "Outcome",
     "binary_cross_entropy",
     "bucketed",
     "bucketed_bytes",
+    "compiled_sigmoid_focal",
+    "compiler_obstacle",
     "dense_matrix",
     "dense_matrix_bytes",
     "per_positive_loop",

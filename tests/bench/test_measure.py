@@ -8,19 +8,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import contenders
+import cuda_graph
 import device
 import measure
 import pytest
 import torch
-from contenders import CONTENDERS, HERE, LOOP, MATRIX, OURS, Contender
+from contenders import COMPILED_FOCAL, CONTENDERS, FOCAL, GRAPH, HERE, LOOP, MATRIX, OURS, Contender
 from device import Instant
+from peers import pointwise
 from shapes import STAGES, Shape, sample
 from stopwatch import Stopwatch
 
 from rst.kernels import RankSortLoss, SparseTargets, rank_sort
 
 SMALL = Shape(20, 2000)
-ALL_SMALL = [name for name in HERE if not name.startswith("rst")] + [OURS]
+ALL_SMALL = [name for name in HERE if not name.startswith("rst") and name != COMPILED_FOCAL] + [OURS]
 
 
 class Benchmark:
@@ -91,10 +93,90 @@ def test_on_a_gpu_memory_and_the_host_s_clock_are_read_too(monkeypatch, facts):
     monkeypatch.setattr(measure, "ON_GPU", True)
     monkeypatch.setattr(measure, "peak_bytes", lambda run: 3 * 2**20 if len(run()) == 2020 else 0)
     monkeypatch.setattr(measure, "wall_seconds", lambda run: 0.5 if len(run().gradient) == 2020 else 0)
+    monkeypatch.setattr(measure, "host_seconds", lambda run: 0.1 if len(run().gradient) == 2020 else 0)
     benchmark = Benchmark()
     run(benchmark, facts, OURS)
-    assert (benchmark.extra_info["peak_mib"], benchmark.extra_info["wall"]) == (3, 0.5)
+    extra = benchmark.extra_info
+    assert (extra["peak_mib"], extra["wall"], extra["host"]) == (3, 0.5, 0.1)
     assert benchmark.rounds == 3, "of half a second each"
+
+
+def test_host_time_ends_where_the_last_launch_is_queued(monkeypatch):
+    """A device that takes a second for what the host queues in none."""
+    log: list[str] = []
+    now = [0.0]
+
+    def synchronize() -> None:
+        log.append("waited")
+        now[0] += 1
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(device.time, "perf_counter", lambda: now[0])
+
+    def queue() -> None:
+        assert log[-1] == "waited", "the device is idle"
+        log.append("queued")
+        now[0] += 0.25
+
+    assert device.host_seconds(queue) == 0.25
+    assert log[-1] == "waited"
+    assert log.count("queued") == 8, "of a quarter of a second each, in two seconds"
+
+
+@pytest.mark.slow  # Inductor compiles for two sizes
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Inductor's own
+def test_compiled_focal_loss_is_the_same_loss(facts):
+    data = sample(SMALL, "early")
+    if reason := CONTENDERS[COMPILED_FOCAL].obstacle(data):
+        pytest.skip(reason)
+    for shape in (SMALL, Shape(30, 3001)):
+        data = sample(shape, "early")
+        eager, compiled = (CONTENDERS[name].run(data) for name in (FOCAL, COMPILED_FOCAL))
+        torch.testing.assert_close(compiled.ranking, eager.ranking)
+        torch.testing.assert_close(compiled.gradient, eager.gradient)
+    benchmark = Benchmark()
+    run(benchmark, facts, COMPILED_FOCAL)
+    assert benchmark.rounds > 1, "the seconds of the compiler are not in the time"
+
+
+def test_a_compiler_that_fails_is_a_reason(monkeypatch):
+    def refuse(size):
+        raise RuntimeError("no such target\nand a long listing")
+
+    monkeypatch.setattr(pointwise, "_compiled_for", refuse)
+    monkeypatch.setattr(pointwise.shutil, "which", lambda name: f"/usr/bin/{name}")
+    obstacle = CONTENDERS[COMPILED_FOCAL].obstacle
+    assert obstacle(sample(SMALL, "early")) == "not compiled: RuntimeError: no such target"
+    monkeypatch.setattr(pointwise.shutil, "which", lambda name: None)
+    assert obstacle(sample(SMALL, "early")) == "not compiled: no C++ compiler"
+
+
+def test_a_capture_that_fails_is_a_row_with_its_reason(monkeypatch, facts):
+    def refuse(run):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(cuda_graph, "_capture", refuse)
+    with pytest.raises(pytest.skip.Exception, match="not captured: RuntimeError: operation not permitted"):
+        run(Benchmark(), facts, GRAPH)
+    assert facts["left_out"][0]["contender"] == GRAPH
+
+
+def test_a_graph_is_captured_once_for_each_sample(monkeypatch, facts):
+    log = []
+
+    def capture(run):
+        log.append("captured")
+        return SimpleNamespace(replay=lambda: log.append("replayed")), run()
+
+    monkeypatch.setattr(cuda_graph, "_capture", capture)
+    monkeypatch.setattr(cuda_graph, "_captured", [])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    benchmark = Benchmark()
+    run(benchmark, facts, GRAPH)
+    assert log == ["captured", *["replayed"] * 3], "the capture, the check, one round of this test's benchmark"
+    assert benchmark.extra_info["error"] <= 1e-5
+    CONTENDERS[GRAPH].run(sample(SMALL, "late"))
+    assert log.count("captured") == 2
 
 
 def test_contender_that_is_too_large_is_left_out(monkeypatch, facts):
