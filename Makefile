@@ -1,8 +1,9 @@
-# `make` alone lists the targets. Variables: PYTHON builds .venv; PIP_FLAGS, PYTEST_FLAGS and TRAIN_FLAGS (of the demos)
-# are passed on, as in: make demo TRAIN_FLAGS="--trainer.max_epochs 4"
+# `make` alone lists the targets. Variables: PYTHON builds .venv; PIP_FLAGS, PYTEST_FLAGS, GPU_FLAGS and TRAIN_FLAGS (of
+# the demos) are passed on, as in: make demo TRAIN_FLAGS="--trainer.max_epochs 4"
 PYTHON ?= python3
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
+GPU_FLAGS ?=
 TRAIN_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +14,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install test lint format unit interpreter offline smoke \
-  format-check ruff-check pyright demo demo-baseline demo-no-sorting bench kernel-package clean
+  format-check ruff-check pyright demo demo-baseline demo-no-sorting bench gpu kernel-package clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -120,6 +121,19 @@ demo-no-sorting: $(STAMP) ## the same detector without the sorting error; `rst p
 bench: $(STAMP) ## the losses beside their baselines, time and memory: a report in bench/results/
 	@mkdir -p build
 	$(BIN)/python -m pytest bench --benchmark-json build/benchmarks.json $(PYTEST_FLAGS)
+
+# With PYTHON given, that environment is used as it is: nothing is built, installed or downloaded.
+ifeq ($(origin PYTHON),file)
+gpu: GPU_PYTHON := $(BIN)/python
+gpu: $(STAMP) demo-data
+else
+gpu: GPU_PYTHON := $(PYTHON)
+endif
+gpu: ## on a GPU: tests, benchmarks, a training, a report; done parts are skipped (FRESH=1: none)
+	PYTHONPATH="bench$${PYTHONPATH:+:$$PYTHONPATH}" $(GPU_PYTHON) -m gpu_run $(if $(FRESH),--fresh) $(GPU_FLAGS)
+
+demo-data: $(STAMP)
+	$(BIN)/rst data trees --output data/trees
 
 kernel-package: $(STAMP) ## kernels/ as a package for Hugging Face's loader, in build/kernel-package/
 	$(BIN)/python tools/kernel_package.py --output build/kernel-package

@@ -1,8 +1,6 @@
 """What a session stores beside its timings, and the report at its end."""
 
 import os
-import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 import torch
 from contenders import CONTENDERS, HERE, PORTABLE
 from device import ON_GPU, copy_bandwidth, device_name
+from gpu_run.source import commit, slug
 from measure import Facts
 from report import write_report
 
@@ -57,7 +56,7 @@ def pytest_benchmark_update_machine_info(config, machine_info) -> None:
 def pytest_benchmark_update_json(config, benchmarks, output_json) -> None:
     del benchmarks
     output_json["facts"] = config.stash[FACTS]
-    output_json["commit"] = _commit()
+    output_json["commit"] = commit()
 
 
 @pytest.hookimpl(trylast=True)
@@ -69,8 +68,8 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
     source = given if isinstance(given, Path) else Path(given.name)  # an open file in older pytest-benchmark
     if not source.exists():
         return
-    name = re.sub(r"[^a-z0-9]+", "-", device_name().lower()).strip("-")
-    target = source.with_suffix(".md") if config.stash[PARTIAL] else BENCH / "results" / f"{name}.md"
+    kept = BENCH / "results" / f"{slug(device_name())}.md"
+    target = source.with_suffix(".md") if config.stash[PARTIAL] else kept
     write_report(source, target)
     terminalreporter.write_line(f"report: {os.path.relpath(target)}")
 
@@ -78,11 +77,3 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
 def _version(package: str) -> str | None:
     module = sys.modules.get(package)
     return getattr(module, "__version__", None)
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(BENCH.parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

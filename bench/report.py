@@ -4,6 +4,7 @@ python bench/report.py results.json [report.md]     plots go to the folder repor
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from goals import goals_table
@@ -24,8 +25,13 @@ as the operating system counts it, at the stage "early", with a process of its o
 column for host time: on a CPU it is the time itself."""
 
 
-def write_report(source: Path, target: Path) -> None:
-    """Reads the JSON `source`, writes the Markdown `target` and the plots in a folder of its name without suffix."""
+def write_report(
+    source: Path, target: Path, first: Sequence[str] = (), last: Sequence[str] = (), command: str = "make bench"
+) -> None:
+    """Reads the JSON `source`, writes the Markdown `target` and the plots in a folder of its name without suffix.
+
+    `first` and `last` are lines of more sections, before the goals and at the end.
+    """
     session = read_session(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     plots = write_plots(session, target.with_suffix(""))
@@ -35,8 +41,10 @@ def write_report(source: Path, target: Path) -> None:
         return ["", links[title]] if title in links else []
 
     lines = [
-        *_opening(session),
+        *_opening(session, command),
         "",
+        *first,
+        *[""] * bool(first),
         "## Goals",
         "",
         "A range covers stages, shapes or precisions. Its worse end decides.",
@@ -84,11 +92,12 @@ def write_report(source: Path, target: Path) -> None:
         "Registers: per thread. Spilled, stack: bytes per thread (on AMD: spilled registers). Shared: bytes per",
         "program. Instructions: the length of the code, in which a loop counts once.",
         *evidence_table(session),
+        *last,
     ]
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _opening(session: Session) -> list[str]:
+def _opening(session: Session, command: str) -> list[str]:
     machine, facts = session.machine, session.facts
     versions = [f"{name} {machine[name]}" for name in ("torch", "cuda", "triton", "torchvision") if machine.get(name)]
     absent = [f"{name} ({why})" for name, why in facts["not_measured"].items() if name.startswith("rst")]
@@ -99,7 +108,7 @@ def _opening(session: Session) -> list[str]:
         f"{machine['threads']} threads of the CPU; {', '.join(versions)}, Python {machine['python_version']}; commit "
         f"{session.commit}; {session.date}.",
         f"A copy reads and writes {machine['copy_bandwidth'] / 1e9:,.1f} GB/s.",
-        "Written by `make bench`.",
+        f"Written by `{command}`.",
         "",
         "Forward and backward together. The error of a gradient is its L1 distance from the exact gradient in float64,",
         "divided by the L1 norm of that. An exact contender with an error above 1e-5 is not reported. Stages are",

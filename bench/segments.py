@@ -8,6 +8,7 @@ M  logits of one ranking    S  rankings
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from session import Session, milliseconds, significant
@@ -55,7 +56,7 @@ def rankings(shape: Shape = EACH, count: int = RANKINGS, device: torch.device | 
 def in_one_call(data: Rankings) -> Result:
     """All rankings by `segments=`."""
     logits = data.logits.detach().requires_grad_()
-    segments = {"segments": len(logits)}
+    segments: dict[str, Any] = {"segments": len(logits)}
     loss = rank_sort(logits, data.together, **segments)
     return _result(torch.stack([loss.ranking, loss.sorting], 1), logits)
 
