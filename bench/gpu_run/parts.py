@@ -110,10 +110,10 @@ def dry_parts() -> list[Part]:
         Part("tests", "tests of the kernels", (_tests("tests/kernels/test_structure.py"),), TESTING),
         _bench(
             "heads-1",
-            "losses: one head",
+            "losses: one head, one point of a plot",
             "bench/test_losses.py",
             "-k",
-            "test_head and DETR and early and (sparse or bucketed)",
+            "(DETR and early and (sparse or bucketed)) or (negatives and 10000-rst and sparse)",
         ),
         _timeline("DETR decoder"),
         _training(

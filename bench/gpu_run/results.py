@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from report import write_report
 from session import significant
 
 from .clocks import READINGS, TOOL, ranges
@@ -39,6 +38,8 @@ def write_results(state: Path, target: Path) -> None:
         ]
         draft.write_text("\n".join([*lines, *more]) + "\n", encoding="utf-8")
     else:
+        from report import write_report  # imports torch and matplotlib, which takes seconds
+
         merged["commit"] = run["commit"]
         (state / "benchmarks.json").write_text(json.dumps(merged))
         write_report(state / "benchmarks.json", draft, first=parts, last=more, command=run["command"])

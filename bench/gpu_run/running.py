@@ -140,9 +140,10 @@ def _stop(process: subprocess.Popen[bytes], grace: float) -> None:
 
 
 def _copy(source: IO[bytes], log: IO[bytes]) -> None:
-    while chunk := source.read1(4096):  # type: ignore[attr-defined]
-        sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
-        if not log.closed:
-            log.write(chunk)
-            log.flush()
+    with source:
+        while chunk := source.read1(4096):  # type: ignore[attr-defined]
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+            if not log.closed:
+                log.write(chunk)
+                log.flush()
