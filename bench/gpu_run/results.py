@@ -44,10 +44,10 @@ def write_results(state: Path, target: Path) -> None:
         (state / "benchmarks.json").write_text(json.dumps(merged))
         write_report(state / "benchmarks.json", draft, first=parts, last=more, command=run["command"])
     target.parent.mkdir(parents=True, exist_ok=True)
-    plots = target.with_suffix("")
-    if draft.with_suffix("").is_dir():
-        shutil.rmtree(plots, ignore_errors=True)
-        shutil.copytree(draft.with_suffix(""), plots)
+    drawn, plots = draft.with_suffix(""), target.with_suffix("")
+    shutil.rmtree(plots, ignore_errors=True)
+    if drawn.is_dir() and any(drawn.iterdir()):
+        shutil.copytree(drawn, plots)
     temporary = target.with_name(f".{target.name}.part")
     shutil.copyfile(draft, temporary)
     temporary.replace(target)

@@ -60,6 +60,16 @@ def test_an_environment_without_packages_is_told_so_at_once():
     assert "Traceback" not in done.stderr
 
 
+def test_an_old_python_is_told_so():
+    code = "import runpy, sys; sys.version_info = (3, 9, 1); runpy.run_module('gpu_run', run_name='__main__')"
+    variables = {"PATH": os.environ["PATH"], "PYTHONPATH": str(TREE / "bench")}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], env=variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "make gpu: rst needs Python 3.11 or newer; this is 3.9\n"
+
+
 # ---- the tree, the parts, the clocks ----
 
 
