@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install test lint format unit interpreter offline smoke \
-  format-check ruff-check pyright demo demo-baseline demo-no-sorting bench gpu kernel-package clean
+  format-check ruff-check pyright demo demo-baseline demo-no-sorting bench gpu demo-data kernel-package clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile

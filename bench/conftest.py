@@ -61,9 +61,12 @@ def pytest_benchmark_update_json(config, benchmarks, output_json) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter, config) -> None:
-    """Writes the report of this device (`make bench`). The report of a part goes beside its JSON."""
+    """Writes the report of this device (`make bench`). The report of a part goes beside its JSON.
+
+    None with BENCH_REPORT=no in the environment.
+    """
     given = config.getoption("benchmark_json")
-    if given is None:
+    if given is None or os.environ.get("BENCH_REPORT") == "no":
         return
     source = given if isinstance(given, Path) else Path(given.name)  # an open file in older pytest-benchmark
     if not source.exists():

@@ -9,4 +9,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - it may not be installed, so noth
 from .command import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

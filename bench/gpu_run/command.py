@@ -97,7 +97,7 @@ def _check(parts: list[Part], dry_run: bool) -> Device | list[str]:
     lacking += missing_files((file for part in parts for file in part.files), DATA_REMEDY)
     if not torch_is_there:
         return lacking
-    device = find_device(environment())
+    device = find_device(environment(on_cpu=dry_run))
     if isinstance(device, str):
         return [*lacking, device]
     lacking += [] if dry_run else missing_device(device)
@@ -123,8 +123,9 @@ def _interrupt(*_: object) -> None:
 
 def _run(run: Run, fresh: bool, limit: float) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):  # a scheduler's end of the job, a lost terminal
-        signal.signal(number, _interrupt)
-    variables = environment(link_packages(run.folder / "packages"))
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
+    variables = environment(link_packages(run.folder / "packages"), on_cpu=not run.device.on_gpu)
     print(f"{run.device.name}; commit {run.commit}; {len(run.chosen)} parts, each within {limit:.0f} s; {run.folder}")
     for part in run.chosen:
         folder = run.folder / part.name

@@ -35,7 +35,8 @@ SANITIZER = "compute-sanitizer"
 
 def _bench(name: str, title: str, *arguments: str, packages: tuple[str, ...] = TIMING) -> Part:
     command = (*PYTEST, *arguments, "-q", "--benchmark-json", "{folder}/benchmarks.json")
-    return Part(name, title, (command,), packages)
+    # the session's own report would only take time: there is one of all parts
+    return Part(name, title, (command,), packages, variables={"BENCH_REPORT": "no"})
 
 
 def _tests(*arguments: str) -> tuple[str, ...]:

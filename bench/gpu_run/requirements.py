@@ -107,5 +107,6 @@ def missing_device(device: Device) -> list[str]:
 
 
 def missing_files(paths: Iterable[Path], remedy: str) -> list[str]:
-    """One line for each path that is not there."""
-    return [f"{path.relative_to(TREE)} is missing: {remedy}" for path in paths if not path.exists()]
+    """One line for all paths that are not there."""
+    absent = [str(path.relative_to(TREE)) for path in paths if not path.exists()]
+    return [f"missing: {', '.join(absent)}; {remedy}"] if absent else []

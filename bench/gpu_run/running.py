@@ -120,7 +120,7 @@ def _execute(command: list[str], environment: dict[str, str], log: IO[bytes], en
         _stop(process, grace)
         return None
     except BaseException:
-        _stop(process, grace)
+        _stop(process, min(grace, 5.0))
         raise
     finally:
         reader.join(timeout=5)  # something that outlives the command may hold the pipe
@@ -135,7 +135,7 @@ def _stop(process: subprocess.Popen[bytes], grace: float) -> None:
             return
         try:
             process.wait(timeout=max(patience, 0.01))
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C: at once
             continue
 
 

@@ -33,17 +33,25 @@ def link_packages(folder: Path) -> Path:
     return folder
 
 
-def environment(packages: Path | None = None) -> dict[str, str]:
-    """The environment of every process: `rst` from `packages`, kernels compiled and not interpreted."""
+def environment(packages: Path | None = None, on_cpu: bool = False) -> dict[str, str]:
+    """The environment of every process: `rst` from `packages`, kernels compiled and not interpreted.
+
+    `on_cpu` hides a GPU that is there.
+    """
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     paths = [str(packages or ""), str(TREE / "bench"), str(TREE / "tests" / "support"), kept.get("PYTHONPATH", "")]
-    return kept | {
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        # without the folder it is started in, whose rst/ lacks the mapped packages
-        "PYTHONSAFEPATH": "1",
-        "PYTHONUNBUFFERED": "1",
-        "MPLBACKEND": "Agg",
-    }
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {}
+    return (
+        kept
+        | hidden
+        | {
+            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+            # without the folder it is started in, whose rst/ lacks the mapped packages
+            "PYTHONSAFEPATH": "1",
+            "PYTHONUNBUFFERED": "1",
+            "MPLBACKEND": "Agg",
+        }
+    )
 
 
 def commit() -> str:

@@ -4,6 +4,7 @@ M  logits
 """
 
 import shutil
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -48,7 +49,8 @@ def compiler_obstacle(logits: Tensor, labels: Tensor) -> str | None:
     if logits.device.type == "cpu" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         return "not compiled: no C++ compiler"
     try:
-        compiled_sigmoid_focal(logits, labels)
+        with warnings.catch_warnings(action="ignore"):  # of tf32, which no loss uses, and of Inductor's own calls
+            compiled_sigmoid_focal(logits, labels)
     except Exception as error:  # whatever a compiler raises: the row says so
         return f"not compiled: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     return None

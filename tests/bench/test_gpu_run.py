@@ -179,7 +179,7 @@ def test_nothing_runs_where_something_is_missing(tmp_path, capfd, parts, argumen
     assert not (tmp_path / "log").exists()
 
 
-def test_ctrl_c_stops_the_command_and_its_part(tmp_path):
+def test_the_end_of_a_job_stops_the_command_and_its_part(tmp_path):
     """A real process, ended by a scheduler's SIGTERM in the middle of a part."""
     code = f"""
 import sys

@@ -42,7 +42,7 @@ def test_a_device_that_is_missing_has_a_line():
 
 def test_files_that_are_missing_have_a_line_with_the_remedy():
     assert missing_files([TREE / "pyproject.toml"], "make it") == []
-    assert missing_files([TREE / "data" / "none.json"], "make it") == ["data/none.json is missing: make it"]
+    assert missing_files([TREE / "data" / "none.json"], "make it") == ["missing: data/none.json; make it"]
 
 
 def test_an_environment_without_packages_is_told_so_at_once():
@@ -103,6 +103,7 @@ def test_processes_compile_kernels_and_see_the_caller_s_packages(monkeypatch, tm
         str(TREE / "tests" / "support"),
         "/carried",
     ]
+    assert environment(on_cpu=True)["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_the_hash_of_the_sources_is_one_of_contents():

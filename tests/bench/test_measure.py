@@ -124,7 +124,6 @@ def test_host_time_ends_where_the_last_launch_is_queued(monkeypatch):
 
 
 @pytest.mark.slow  # Inductor compiles for two sizes
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Inductor's own
 def test_compiled_focal_loss_is_the_same_loss(facts):
     data = sample(SMALL, "early")
     if reason := CONTENDERS[COMPILED_FOCAL].obstacle(data):
