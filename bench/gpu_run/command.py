@@ -66,7 +66,8 @@ def main(arguments: list[str]) -> int:
     with _alone(folder) as alone:
         if not alone:
             return _refuse([f"another run is under way in {folder}"])
-        return _run(Run(every, chosen, device, commit(), sources(), folder, report, command), given.fresh, given.limit)
+        name = given.commit or commit()
+        return _run(Run(every, chosen, device, name, sources(), folder, report, command), given.fresh, given.limit)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -75,6 +76,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print the names of the parts")
     parser.add_argument("--fresh", action="store_true", help="run parts again that are done")
     parser.add_argument("--dry-run", action="store_true", help="the same way with tiny sizes; no GPU is needed")
+    parser.add_argument("--commit", metavar="NAME", help="of a tree that was copied without its history")
     parser.add_argument("--limit", type=float, default=LIMIT, metavar="S", help="seconds for a part (default: 600)")
     parser.add_argument("--state", type=Path, metavar="DIR", help="what parts leave behind (default: build/gpu)")
     parser.add_argument("--results", type=Path, metavar="DIR", help="where the report goes (default: bench/results)")

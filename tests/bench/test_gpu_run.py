@@ -139,6 +139,9 @@ def test_done_parts_are_skipped_and_a_failed_one_is_repeated(tmp_path, capfd, mo
     assert "first: done before" in capfd.readouterr().out
     assert call(tmp_path, "--parts", "third", "--fresh") == 0
     assert log(tmp_path) == ["third"]
+    assert call(tmp_path, "--parts", "third", "--commit", "def5678") == 0
+    assert log(tmp_path) == ["third"], "of another commit"
+    assert "Commit def5678." in (tmp_path / "cpu-a-processor-2-cores.md").read_text()
     monkeypatch.setattr(command, "sources", lambda: "4567")
     assert call(tmp_path, "--parts", "first") == 0
     assert log(tmp_path) == ["first"], "of other sources"
