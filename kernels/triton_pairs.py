@@ -1,17 +1,19 @@
-"""The passes over pairs of positives on Triton, tile by tile, and the positives' own gradients.
+"""The passes over pairs of positives on Triton, tile by tile.
 
     R  positives of all segments      S  segments      s  logits      y  qualities
     k  a positive in sorted order      i  in the caller's order
 
 A pair has both its positives in one segment. Every program loops over the positives of its segment in sorted order, so
-float32 sums have the same bits every time, alone or among other segments. `torch_pairs.py` is the same in torch
-operators.
+float32 sums have the same bits every time, alone or among other segments: O(R^2) time. Above MANY positives a segment,
+`triton_pairs_tree.py` has the same sums in O(R log R). `torch_pairs.py` is the same in torch operators.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .triton_pairs_tree import sorting_sums_sorted, weigh_sorted
 from .triton_step import INTERPRETED, clamp_infinities, inverse_width, launch, step
 from .triton_tables import (
     SIZES,
@@ -22,6 +24,9 @@ from .triton_tables import (
 
 # A program owns rows of BLOCK_P positives: 16 x 128 pairs are 16 pairs a thread with 4 warps.
 BLOCK_P, BLOCK_N = (64, 256) if INTERPRETED else (16, 128)
+# Above so many positives a segment the tree should be faster. Computed, not measured: 30 operations a pair, forward and
+# backward together, at the 3e13 a second of an H100 are 1 ms here, and so are some 80 launches and sorts of the tree.
+MANY = 32768
 
 
 @triton.jit
@@ -124,8 +129,18 @@ def row_programs(tables: Tables) -> int:
     return max(triton.cdiv(longest, BLOCK_P), 1)
 
 
+def has_many(tables: Tables) -> bool:
+    """Whether pairs are too many to be visited, as far as the host knows: it does not know the segments' sizes."""
+    return triton.cdiv(tables.positives, tables.segments) > MANY
+
+
 def sorting_sums(tables: Tables, sums: Tensor, delta: float, *, caller: bool = False) -> None:
     """Writes the sorting sums (4, R), sorted or in the caller's order."""
+    if has_many(tables):
+        _, begin, end = tables.ranges()
+        found = sorting_sums_sorted(tables.sorted_logits, tables.sorted_quality, begin, end, delta)
+        _write(tables, found, sums.view(4, -1), caller=caller)
+        return
     launch(
         sorting_sums_kernel,
         (row_programs(tables), tables.segments),
@@ -144,6 +159,11 @@ def sorting_sums(tables: Tables, sums: Tensor, delta: float, *, caller: bool = F
 
 def weigh(tables: Tables, values: Tensor, weighed: Tensor, delta: float, *, caller: bool = False) -> None:
     """Writes the weighed sums (R,) of `values` (R,), which are in the caller's order; sorted or in that order."""
+    if has_many(tables):
+        _, begin, end = tables.ranges()
+        found = weigh_sorted(values[tables.order.long()].float(), tables.sorted_logits, begin, end, delta)
+        _write(tables, found, weighed, caller=caller)
+        return
     launch(
         weigh_kernel,
         (row_programs(tables), tables.segments),
@@ -159,3 +179,13 @@ def weigh(tables: Tables, values: Tensor, weighed: Tensor, delta: float, *, call
         BLOCK_P=BLOCK_P,
         BLOCK_N=BLOCK_N,
     )
+
+
+def _write(tables: Tables, found: Tensor, out: Tensor, *, caller: bool) -> None:
+    """Writes sorted sums (R,) or (4, R), but for the padding of the caller's order."""
+    if caller:
+        segment, _, _ = tables.ranges()
+        order = tables.order.long()
+        out.index_copy_(-1, order, torch.where(segment < tables.segments, found, out.index_select(-1, order)))
+    else:
+        out.copy_(found)

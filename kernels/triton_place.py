@@ -7,11 +7,13 @@ The scatter has written a gradient for every logit as if it were a negative; thi
 positives. It finds each positive's place by its index among the levels.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_pairs import BLOCK_N, BLOCK_P, load_row, row_programs
+from .triton_pairs import BLOCK_N, BLOCK_P, has_many, load_row, row_programs
+from .triton_pairs_tree import sorting_demotion_sorted
 from .triton_pieces import FOLD, Pieces
 from .triton_step import inverse_width, launch, step
 from .triton_tables import (
@@ -149,6 +151,9 @@ def place(
     `sorts`: the second part is a sorting part with an upstream gradient. `demotes`: positives push positives down.
     """
     unused = tables.singles
+    demotion = None
+    if demotes and has_many(tables):
+        demotion = _demotion_of_many(tables, upstream[1] if sorts else upstream[0], processes, delta)
     first, second = (unused if each is None else each for each in upstream)
     for number, pieces in enumerate(launches if len(index) else []):
         charged = error_gradient is not None and number == 0
@@ -171,12 +176,12 @@ def place(
             first.stride(0) if upstream[0] is not None and first.dim() else 0,
             second,
             second.stride(0) if upstream[1] is not None and second.dim() else 0,
-            unused,
+            unused if demotion is None else demotion,
             unused if error_gradient is None else error_gradient,
             processes,
             inverse_width(delta),
             PIECES=len(pieces.logits),
-            DEMOTION=BY_PAIRS if demotes else NOT,
+            DEMOTION=NOT if not demotes else BY_PAIRS if demotion is None else GIVEN,
             FIRST=upstream[0] is not None,
             SECOND=sorts,
             CHARGED=charged,
@@ -184,3 +189,15 @@ def place(
             BLOCK_P=BLOCK_P,
             BLOCK_N=BLOCK_N,
         )
+
+
+def _demotion_of_many(tables: Tables, upstream: Tensor | None, processes: int, delta: float) -> Tensor:
+    """(R,) float32, sorted: how far better positives push down, where pairs are too many to be visited."""
+    assert upstream is not None
+    segment, begin, end = tables.ranges()
+    given = torch.cat([upstream.double().expand(tables.segments), upstream.new_zeros(1, dtype=torch.float64)])
+    scale = given[segment] * processes / (end - begin).clamp(min=1)
+    size = tables.positives
+    weights = tables.doubles[(2 + POSITIVE_WEIGHT.value) * size : (3 + POSITIVE_WEIGHT.value) * size]
+    spread = (weights * scale).float()
+    return sorting_demotion_sorted(spread, tables.sorted_logits, tables.sorted_quality, begin, end, delta)

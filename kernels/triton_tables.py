@@ -58,6 +58,16 @@ class Tables(NamedTuple):
         """(R,) int32, i of each k."""
         return self.ints[self.segments + 1 : self.segments + 1 + self.positives]
 
+    def ranges(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(R,) int32 each, in sorted order: the segment (S for padding), its first positive and the one after its last.
+
+        Of padding first and last are the same.
+        """
+        starts = torch.cat([self.starts, self.starts[-1:]])
+        places = torch.arange(self.positives, dtype=torch.int32, device=starts.device)
+        segment = torch.searchsorted(self.starts[1:], places, right=True, out_int32=True)
+        return segment, starts[segment], starts[segment + 1]
+
 
 def new_tables(positives: int, segments: int, cells: int, device: torch.device) -> Tables:
     """Unwritten tables."""

@@ -20,6 +20,10 @@ from rst.kernels import (
     triton_masses,
     triton_order,
     triton_pairs,
+    triton_pairs_ask,
+    triton_pairs_bands,
+    triton_pairs_levels,
+    triton_pairs_tree,
     triton_place,
     triton_scans,
     triton_scores,
@@ -40,6 +44,7 @@ TARGETS = {
 SIZES = """positives_size segments tiles tables entries size own_begin own_size zeros stride second_stride processes"""
 NUMBERS = {
     **dict.fromkeys(SIZES.split(), "i32"),
+    **dict.fromkeys(["bit", "first", "asking", "blocks"], "i32"),
     **dict.fromkeys(["delta", "inverse_width", "room", "widest", "units"], "fp32"),
 }
 # Pointers by the type that they have in all kernels.
@@ -75,6 +80,7 @@ class Variant:
     options: dict[str, object] = field(default_factory=dict)  # of the compiler, such as num_warps
     logits: str = "fp32"  # type of the levels
     ignore: str = "fp32"  # type of their ignores
+    pointers: dict[str, str] = field(default_factory=dict)  # types that are not those of all kernels
 
     def signature(self) -> dict[str, str | tuple[str, ...]]:
         """Types of all arguments, in order."""
@@ -90,7 +96,7 @@ class Variant:
             if name in tuples:
                 types[name] = (tuples[name],) * pieces  # type: ignore
             else:
-                types[name] = parameter.annotation_type or {**NUMBERS, **POINTERS}.get(name, "constexpr")
+                types[name] = parameter.annotation_type or {**NUMBERS, **POINTERS, **self.pointers}.get(name, "constexpr")
         return types
 
     def source(self) -> ASTSource:
@@ -107,7 +113,7 @@ class Variant:
 
 def variants() -> dict[str, Variant]:
     """Every kernel, hard and smooth, for the dtypes of logits, the ways to ignore and the ways to cut levels."""
-    return {**over_logits(), **over_positives()}
+    return {**over_logits(), **over_positives(), **over_many_pairs()}
 
 
 def over_logits() -> dict[str, Variant]:
@@ -193,6 +199,30 @@ def over_positives() -> dict[str, Variant]:
             for source in range(2) if loss < triton_scores.ERRORS else (triton_masses.GIVEN,):
                 constants = {**half, "LOSS": loss, "MASSES": source, "SPREADS": 3, "BLOCK": triton_scores.BLOCK}
                 found[f"score {loss} {step} {source}"] = Variant(triton_scores.score_kernel, constants, scoring)
+    return found
+
+
+def over_many_pairs() -> dict[str, Variant]:
+    """The kernels of the tree over pairs of positives."""
+    found = {}
+    inputs = dict.fromkeys(["positives_ptr", "quality_ptr", "ascending_ptr", "raw_ptr", "out_ptr"], "*fp32")
+    places = ["members_ptr", "next_ptr", "rank_ptr", "begin_ptr", "end_ptr", "ends_ptr", "peak_ptr", "worse_ptr"]
+    whole = dict.fromkeys(["fraction_ptr", "whole_sums_ptr", "whole_ptr", "masses_ptr"], "*i64")
+    real = dict.fromkeys(["values_ptr", "real_sums_ptr", "real_ptr", "totals_ptr"], "*fp64")
+    pointers = {**inputs, **dict.fromkeys(places, "*i32"), **whole, **real}
+    for kind, name in enumerate(("sorting", "demotion", "weighing")):
+        for hard in (False, True):
+            constants = {"KIND": kind, "HARD": hard}
+            bits = {"BITS": 0 if hard else triton_pairs_tree.UNIT_BITS}
+            block = {"BLOCK": triton_pairs_levels.BLOCK}
+            for kernel, sizes, more in (
+                (triton_pairs_bands.bands_kernel, {**bits, "BLOCK": triton_pairs_bands.BLOCK}, {"values_ptr": "*fp32"}),
+                (triton_pairs_levels.split_kernel, {**block, "SUMS": triton_pairs_levels.SUMS}, {}),
+                (triton_pairs_ask.ask_kernel, {**bits, **block}, {}),
+            ):
+                step = "hard" if hard else "smooth"
+                title = f"{name}: {kernel.fn.__name__.removesuffix('_kernel')} {step}"
+                found[title] = Variant(kernel, {**constants, **sizes}, pointers={**pointers, **more})
     return found
 
 
