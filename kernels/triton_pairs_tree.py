@@ -84,7 +84,7 @@ def _sum(
         return out
     positives, begin, end = positives.contiguous(), begin.contiguous(), end.contiguous()
     # what is not there for this kind or step is never read: any tensor stands in
-    ascending = quality = positives if quality is None else torch.where(begin < end, quality, 0.0)
+    ascending = quality = positives if quality is None else quality.masked_fill(begin == end, 0.0)
     if kind != WEIGHING.value:
         ascending = quality.sort().values
     values = positives if values is None else values.contiguous()

@@ -252,8 +252,12 @@ def always_the_tree(monkeypatch):
         monkeypatch.setattr(pairs, "MANY", 0)
 
 
+# interpreted: without those that differ in their negatives alone
+PAIRED = [name for name in NAMED if not (INTERPRETED and ("chunks" in name or "negative" in name))]
+
+
 @every_backend
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", PAIRED)
 @pytest.mark.usefixtures("always_the_tree")
 def test_rank_sort_equals_the_dense_equations(backend, device, name):
     assert_exact(outcome(NAMED[name], backend, device), NAMED[name])
