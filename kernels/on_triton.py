@@ -106,7 +106,8 @@ class OnTriton:
     def backward(
         self, ranking: Ranking, saved: list[Tensor], kept: Kept, upstream: list[Tensor | None], delta: float
     ) -> tuple[list[Tensor], Tensor | None]:
-        tables = Tables(*saved, kept.positives, ranking.segments.number, kept.cells)
+        singles, doubles, ints = saved
+        tables = Tables(singles, doubles, ints, kept.positives, ranking.segments.number, kept.cells)
         with launch_context(ranking.index):
             return gradients_of(self.algorithm, ranking, tables, kept, upstream, delta)
 

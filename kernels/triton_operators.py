@@ -7,7 +7,7 @@ the kinks has a fixed size here, so that the sizes of all tables follow from R a
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -249,9 +249,8 @@ class CompiledOnTriton:
             masses[:size], masses[size : 2 * size], caller[0], caller[1], delta, TracedPairs(tables), segment, number
         )
         result = loss.score(counts)
-        update = (
-            [result.detach()] if isinstance(result, Tensor) else [None if x is None else x.detach() for x in result]
-        )
+        given = [result] if isinstance(result, Tensor) else list(cast(Update, result))
+        update = [None if each is None else each.detach() for each in given]
         value = triton_score(*buffers, masses, update, size, number, tables.cells, delta)
         spreads = len(update) > 1 and update[3] is not None
         return [value.reshape(shape)], buffers, (False, spreads, False)

@@ -113,6 +113,7 @@ def score_kernel(
             error = false_mass / (true_mass + false_mass)
             reported = error
             better = tl.load(sums_ptr + at, mask=inside, other=1.0).to(tl.float64)
+            better = tl.where(better > 0, better, 1.0)  # a NaN quality is not even as good as itself
             missorted = tl.load(sums_ptr + positives_size + at, mask=inside, other=0.0).to(tl.float64)
             deficit = tl.load(sums_ptr + 2 * positives_size + at, mask=inside, other=0.0).to(tl.float64)
             surplus = tl.load(sums_ptr + 3 * positives_size + at, mask=inside, other=0.0).to(tl.float64)

@@ -49,7 +49,7 @@ INTERPRETED_ALONE = pytest.mark.skipif(not INTERPRETED, reason="the torch backen
 FORWARD = {name: ["triton_forward"] if INTERPRETED else ["count"] for name in LOSSES}
 BACKWARD = {name: ["triton_backward"] if INTERPRETED else ["scatter"] for name in LOSSES}
 if INTERPRETED:
-    FORWARD["ranking_loss"] = ["triton_count", "triton_score"]
+    FORWARD["ranking_loss"] = ["triton_count"]  # the score writes into its inputs: another kind of node
 else:
     FORWARD["rank_sort"], FORWARD["alrp"] = ["count", "sorting_sums"], ["count", "weigh_positives"]
     BACKWARD["rank_sort"] = ["scatter", "sorting_demotion"]

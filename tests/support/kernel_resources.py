@@ -96,7 +96,9 @@ class Variant:
             if name in tuples:
                 types[name] = (tuples[name],) * pieces  # type: ignore
             else:
-                types[name] = parameter.annotation_type or {**NUMBERS, **POINTERS, **self.pointers}.get(name, "constexpr")
+                types[name] = parameter.annotation_type or {**NUMBERS, **POINTERS, **self.pointers}.get(
+                    name, "constexpr"
+                )
         return types
 
     def source(self) -> ASTSource:
