@@ -53,7 +53,9 @@ class RankingLoss(Function):
         with torch.autocast(levels[0].device.type, enabled=False):
             own = gather_levels(ranking.levels, ranking.index).to(dtype)
             positives, quality = group.gather(own), group.gather(ranking.quality.to(dtype))
-            masses = group.add(backend.logits.count(positives, own, ranking, delta))
+            masses = backend.logits.count(positives, own, ranking, delta)
+            ctx.reuse = masses.reuse
+            masses = group.add(masses)
             # in a compiled graph with dense targets P is unknown: there a score is called without positives too
             if torch.compiler.is_compiling() or group.total:
                 counts = Counts(masses.false_positives, masses.true_positives, positives, quality, delta, backend.pairs)
@@ -103,7 +105,7 @@ class RankingLoss(Function):
         with torch.autocast(positives.device.type, enabled=False):
             if sorts:
                 own = own + backend.pairs.sorting_demotion(spread.to(positives.dtype), positives, quality, ctx.delta)
-            flat = backend.logits.scatter(weights, positives, ranking, ctx.delta, poison)
+            flat = backend.logits.scatter(weights, positives, ranking, ctx.delta, poison, reuse=ctx.reuse)
             flat.index_copy_(0, index, (own[group.own] + poison).to(flat.dtype))
         return None, None, None, None, None, None, *_shaped(flat, ctx.shapes)
 

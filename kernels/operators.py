@@ -34,7 +34,17 @@ class Operators:
     def count(self, positives: Tensor, own: Tensor, ranking: Ranking, delta: float) -> Masses:
         return Masses(*count(self.name, positives, own, ranking.levels, ranking.ignores, ranking.masked, delta))
 
-    def scatter(self, weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor) -> Tensor:
+    def scatter(
+        self,
+        weights: Tensor,
+        positives: Tensor,
+        ranking: Ranking,
+        delta: float,
+        poison: Tensor,
+        *,
+        reuse: object | None = None,
+    ) -> Tensor:
+        del reuse  # nothing is handed over inside a graph
         return scatter(self.name, weights, positives, ranking.levels, ranking.ignores, delta, poison)
 
     def sorting_sums(self, positives: Tensor, quality: Tensor, delta: float) -> SortingSums:

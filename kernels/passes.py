@@ -21,6 +21,7 @@ class Masses(NamedTuple):
     false_positives: Tensor  # (R,) float64 >= 0, sum of H(s_j - s_i) over the negatives j
     true_positives: Tensor  # (R,) float64 >= 0, the same over the positives j, the self pair with H(0)
     poison: Tensor  # () float64, NaN where a logit that is not ignored is NaN, else 0; also for R = 0
+    reuse: object | None = None  # what `scatter` for the same positives can use again, O(R) memory
 
 
 class SortingSums(NamedTuple):
@@ -52,6 +53,8 @@ class LogitPasses(Protocol):
         ranking: Ranking,
         delta: float,
         poison: Tensor,  # () 0 or NaN
+        *,
+        reuse: object | None = None,  # from the `Masses` of the same positives and delta; saves time, changes nothing
     ) -> Tensor:
         """Per logit j the sum of w_i H(s_j - s_i) over the positives i, plus `poison`; 0 for an ignored logit.
 

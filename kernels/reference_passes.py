@@ -28,7 +28,10 @@ def count(positives: Tensor, own: Tensor, ranking: Ranking, delta: float) -> Mas
     return Masses(false_positives, true_positives + poison, 0 * false_positives.sum())
 
 
-def scatter(weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor) -> Tensor:
+def scatter(
+    weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor, *, reuse: object | None = None
+) -> Tensor:
+    del reuse
     flat, parts = ranking.new_gradient()
     for (level, ignore), part in zip(ranking.levels_with_ignores(), parts, strict=True):
         part.copy_(weights @ _step(positives, level, ignore, delta).double() + poison)

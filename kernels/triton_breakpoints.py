@@ -239,7 +239,10 @@ def _tally(
         )
 
 
-def scatter(weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor) -> Tensor:
+def scatter(
+    weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor, *, reuse: object | None = None
+) -> Tensor:
+    del reuse
     if len(positives) == 0:  # the kernels need something to load: a positive that no logit reaches
         positives, weights = positives.new_full((1,), torch.inf), weights.new_zeros(1)
     kinks = build_kinks(positives, delta)

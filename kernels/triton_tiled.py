@@ -161,7 +161,10 @@ def _add_mass(
         )
 
 
-def scatter(weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor) -> Tensor:
+def scatter(
+    weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor, *, reuse: object | None = None
+) -> Tensor:
+    del reuse
     if len(positives) == 0:  # the kernel needs something to load: a positive that no logit reaches
         positives, weights = positives.new_full((1,), torch.inf), weights.new_zeros(1)
     positives, order = positives.sort()

@@ -35,7 +35,6 @@ def test_any_tiling(monkeypatch, block_p, block_n, tiles):
 @pytest.mark.parametrize("name", ["typical", "ties", "three positives", "infinities of both"])
 def test_any_chunk(monkeypatch, name, chunk):
     monkeypatch.setattr(torch_chunks, "CHUNK", chunk)
-    monkeypatch.setattr(torch_breakpoints, "CHUNK", chunk)
     assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
 
 
@@ -48,13 +47,22 @@ def test_picking_visible_logits_out_or_not(monkeypatch, name, share):
 
 
 @torch_only
-@pytest.mark.parametrize("lookups", [0, 1, 100])
-@pytest.mark.parametrize("cells", [1 << 2, 1 << 10])
-@pytest.mark.parametrize("name", ["typical", "ties", "initialisation", "far apart", "hard step"])
-def test_any_grid(monkeypatch, name, cells, lookups):
+@pytest.mark.parametrize("cells", [1, 1 << 2, 1 << 10, 1 << 20])
+@pytest.mark.parametrize("name", ["typical", "ties", "initialisation", "far apart", "hard step", "infinities of both"])
+def test_any_grid(monkeypatch, name, cells):
     monkeypatch.setattr(torch_kinks, "LEAST_CELLS", cells)
     monkeypatch.setattr(torch_kinks, "MOST_CELLS", cells)
-    monkeypatch.setattr(torch_kinks, "LOOKUPS", lookups)
+    assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
+
+
+@torch_only
+@pytest.mark.parametrize(("rows", "lanes"), [(1, 1), (2, 8), (7, 3)])
+@pytest.mark.parametrize("name", ["typical", "ties", "hard step"])
+def test_any_rows_and_lanes(monkeypatch, name, rows, lanes):
+    monkeypatch.setattr(torch_chunks, "ROWS", rows)
+    monkeypatch.setattr(torch_kinks, "ROWS", rows)
+    monkeypatch.setattr(torch_breakpoints, "ROWS", rows)
+    monkeypatch.setattr(torch_breakpoints, "LANES", lanes)
     assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
 
 
