@@ -22,8 +22,9 @@ from .torch_step import step
 FEW_POSITIVES = 3
 FEW_EFFORT = 0.05  # work per logit, relative to that of the tables
 # Near initialisation most logits fall in one interval. Additions to one address wait for each other, so neighbours add
-# to addresses of their own.
+# to addresses of their own, as long as there are few intervals.
 LANES = 4
+MOST_SUMS = 1 << 17
 
 
 class Prepared(NamedTuple):
@@ -88,11 +89,11 @@ def _prepare(positives: Tensor, delta: float) -> Prepared:
 def _tally(kinks: Kinks, levels: Levels, view: View) -> tuple[Tensor, Tensor]:
     """Per interval the number of logits (K + 1,) int64 and the sum of their offsets from its lower kink, float64."""
     # Each row adds to a table of its own, so the order of the additions does not depend on the number of threads.
-    size = len(kinks.below) * LANES
+    number = min(max(MOST_SUMS // (ROWS * len(kinks.below)), 1), LANES)
     scratch = Scratch(levels, view.positives)
-    counts = torch.zeros((ROWS, size), dtype=torch.int64, device=scratch.logits.device)
+    counts = torch.zeros((ROWS, len(kinks.below) * number), dtype=torch.int64, device=scratch.logits.device)
     sums = torch.zeros_like(counts, dtype=torch.float64)
-    lanes = torch.arange(len(scratch.near), dtype=torch.int32, device=counts.device).remainder_(LANES)
+    lanes = torch.arange(number, dtype=torch.int32, device=counts.device).repeat(len(scratch.upto) // number + 1)
     ones = torch.ones_like(scratch.index)
     wide = torch.empty_like(ones, dtype=torch.float64)
     for chunk in visible_chunks(levels, view):
@@ -101,12 +102,12 @@ def _tally(kinks: Kinks, levels: Levels, view: View) -> tuple[Tensor, Tensor]:
             break
         kinks.locate(chunk.logits, scratch)
         size = len(scratch.logits)
-        scratch.index.copy_(torch.add(lanes[:size], to_intervals(scratch), alpha=LANES, out=scratch.near))
         wide[:size].copy_(scratch.logits)
+        scratch.index.copy_(torch.add(lanes[:size], to_intervals(scratch), alpha=number, out=scratch.upto))
         index = scratch.index.view(ROWS, -1)
         counts.scatter_add_(1, index, ones[:size].view(ROWS, -1))
         sums.scatter_add_(1, index, wide[:size].view(ROWS, -1))
-    shape = (ROWS, -1, LANES)
+    shape = (ROWS, -1, number)
     return _offsets(kinks, counts.view(shape).sum((0, 2)), sums.view(shape).sum((0, 2)))
 
 
@@ -136,18 +137,17 @@ def _scatter(kinks: Kinks, weights: Tensor, view: View, levels: Levels, out: Ten
     result = torch.empty_like(scratch.logits)
     for chunk in visible_chunks(levels, view, out):
         kinks.locate(chunk.logits, scratch)
-        values = result[: len(scratch.logits)]
+        values = chunk.room(result[: len(scratch.logits)])
         if view.delta == 0:
             scratch.index.copy_(to_intervals(scratch))
             look_up(value, scratch.index, values)
         else:  # no jumps: the value at a kink serves the intervals on both sides
-            scratch.index.copy_(scratch.near)
-            look_up(value[1:], scratch.index, values)
-            offset = scratch.logits.copy_(scratch.offset)
+            scratch.index.copy_(scratch.upto)
+            look_up(value, scratch.index, values)
             scratch.index.copy_(to_intervals(scratch))
-            look_up(slope, scratch.index, scratch.offset)
-            values.addcmul_(scratch.offset, offset)
-        chunk.write(values[: len(chunk.logits)])
+            look_up(slope, scratch.index, scratch.logits)
+            values.addcmul_(scratch.logits, scratch.offset)
+        chunk.write(values)
 
 
 def _scatter_one_by_one(weights: Tensor, view: View, levels: Levels, out: Tensor) -> None:

@@ -66,9 +66,19 @@ class Chunk:
     part: Tensor | None  # this chunk's part of the output
     highest: float | None = None  # the largest logit, NaN if there is one; None: not known
 
+    def room(self, spare: Tensor) -> Tensor:
+        """Where to compute the values: the output itself where it is as long as `spare` and has its dtype."""
+        part = self.part
+        if part is None or self.places is not None or (len(part), part.dtype) != (len(spare), spare.dtype):
+            return spare
+        return part
+
     def write(self, values: Tensor) -> None:
-        """Stores one value (n,) for each of the logits; the others of the chunk have got their 0 before."""
+        """Stores one value for each of the logits (maybe more are given); the others have got their 0 before."""
         assert self.part is not None, "these chunks are for reading"
+        if values is self.part:
+            return
+        values = values[: len(self.logits)]
         if self.places is None:
             self.part.copy_(values)
         else:
@@ -93,7 +103,7 @@ class Scratch:
     def resize(self, size: int) -> None:
         """Prepares for a chunk of `size` logits: n is the next multiple of ROWS."""
         size = -(-size // ROWS) * ROWS
-        self.logits, self.offset, self.near, self.index = (memory[:size] for memory in self._memory)
+        self.logits, self.offset, self.upto, self.index = (memory[:size] for memory in self._memory)
 
 
 def counted_chunks(levels: Levels, out: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:

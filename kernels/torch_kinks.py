@@ -1,6 +1,6 @@
 """The kinks of H around the positives, and the kink next to each logit: torch operators, any device.
 
-    R  positives of the ranking      K  kinks: 2 R, or R for a hard step      D  distinct kinks      n  logits of a chunk
+    R  positives of the ranking     K  kinks: 2 R, or R for a hard step     D  distinct kinks     n  logits of one chunk
     s_i  logit of positive i      d  delta, in logits      b_0 <= ... <= b_{K-1}  kinks      G  cells of the grid
 
 As a function of s_j, the slope of H(s_j - s_i) changes at s_i - d and at s_i + d only. So the interval of a logit and
@@ -30,7 +30,7 @@ class Grid:
     """Cells of equal width over the kinks; each knows the last kink that is not in a later cell."""
 
     scale: float  # cells per logit
-    near: Tensor  # (G + 2,) int32, the number of that kink among the distinct ones
+    upto: Tensor  # (G + 2,) int32, the number of distinct kinks up to that one; never 0
     threshold: Tensor  # (G + 2,) that kink; NaN in a crowded cell, which has more than one
 
 
@@ -51,41 +51,35 @@ class Kinks:
     grid: Grid | None  # None: always search
 
     def locate(self, logits: Tensor, scratch: Scratch) -> None:
-        """Writes a kink next to each of the logits (n,) into `scratch.near`, and the logit minus it into `.offset`.
+        """Finds a kink next to each of the logits (n,): no other one lies between the two.
 
-        Next to: no other kink lies between the two. The logits, with those beyond the kinks moved next to them, are in
-        `scratch.logits`: same interval, finite offset.
+        Writes into `scratch.logits` the logits, those beyond the kinks moved next to them (same interval, finite
+        offset); into `.upto` the number of distinct kinks up to the found one; into `.offset` the logit minus it.
         """
         scratch.resize(len(logits))
         torch.clamp(logits, self.floor, self.top, out=scratch.logits[: len(logits)])
         scratch.logits[len(logits) :] = self.floor
         if self.grid is None:
-            interval = self.search(scratch.logits)
-            scratch.near.copy_(self._near(interval))
-            torch.sub(scratch.logits, self.threshold[self._near(interval)], out=scratch.offset)
+            scratch.upto.copy_(self.search(scratch.logits).clamp_(min=1))
+            torch.sub(scratch.logits, self.threshold[scratch.upto - 1], out=scratch.offset)
             return
         # The same monotone float arithmetic built the grid, so the kinks of earlier cells are not above the logit, and
         # those of later cells not below it: only the kink of the logit's own cell has to be compared.
         torch.sub(scratch.logits, self.floor, out=scratch.offset).mul_(self.grid.scale)
-        scratch.near.copy_(scratch.offset)
-        scratch.index.copy_(scratch.near)
-        look_up(self.grid.near, scratch.index, scratch.near)
+        scratch.index.copy_(scratch.upto.copy_(scratch.offset))
+        look_up(self.grid.upto, scratch.index, scratch.upto)
         look_up(self.grid.threshold, scratch.index, scratch.offset)
         torch.sub(scratch.logits, scratch.offset, out=scratch.offset)
         if self._is_crowded:
             places = rare_places(scratch.offset, lambda offset: offset < torch.inf)
             logits = scratch.logits[places]
-            near = self._near(self.search(logits))
-            scratch.near[places] = near
-            scratch.offset[places] = logits - self.threshold[near]
+            upto = self.search(logits).clamp_(min=1)
+            scratch.upto[places] = upto
+            scratch.offset[places] = logits - self.threshold[upto - 1]
 
     def search(self, logits: Tensor) -> Tensor:
         """For each of the logits (n,) the number of distinct kinks at or below it, (n,) int32."""
         return torch.bucketize(logits, self.threshold, right=True, out_int32=True)
-
-    def _near(self, interval: Tensor) -> Tensor:
-        """A kink at an end of each interval: the lower one where there is one."""
-        return (interval - 1).clamp_(min=0)
 
     @cached_property
     def _is_crowded(self) -> bool:
@@ -94,11 +88,12 @@ class Kinks:
 
 
 def to_intervals(scratch: Scratch) -> Tensor:
-    """The number of distinct kinks at or below each located logit, (n,) int32; overwrites `near` and `offset`."""
+    """The number of distinct kinks at or below each located logit, (n,) int32; overwrites `logits` and `upto`."""
     # the sign bit, -1 below the kink and 0 from it on: a comparison would take five times as long
     integer = torch.int64 if scratch.offset.dtype == torch.float64 else torch.int32
-    below = scratch.offset.view(integer).bitwise_right_shift_(torch.iinfo(integer).bits - 1)
-    return scratch.near.add_(below).add_(1)
+    sign = torch.iinfo(integer).bits - 1
+    below = torch.bitwise_right_shift(scratch.offset.view(integer), sign, out=scratch.logits.view(integer))
+    return scratch.upto.add_(below)
 
 
 def look_up(table: Tensor, index: Tensor, out: Tensor) -> None:
@@ -137,7 +132,7 @@ def _build_grid(threshold: Tensor, floor: float, span: float) -> Grid:
     cells = min(max(1 << (CELLS_PER_KINK * len(threshold) - 1).bit_length(), LEAST_CELLS), MOST_CELLS)
     scale = cells / span
     cell = ((threshold - floor) * scale).to(torch.int32).long()
-    near = torch.bincount(cell, minlength=cells + 2).cumsum(0).sub_(1).clamp_(min=0).int()
-    kink = threshold.index_select(0, near)
-    kink[cell[1:][cell[1:] == cell[:-1]]] = torch.nan
-    return Grid(scale, near, kink)
+    upto = torch.bincount(cell, minlength=cells + 2).cumsum(0).clamp_(min=1)
+    last = threshold.index_select(0, upto - 1)
+    last[cell[1:][cell[1:] == cell[:-1]]] = torch.nan
+    return Grid(scale, upto.int(), last)
