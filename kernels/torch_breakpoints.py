@@ -91,10 +91,11 @@ def _tally(kinks: Kinks, levels: Levels, view: View) -> tuple[Tensor, Tensor]:
     # Each row adds to a table of its own, so the order of the additions does not depend on the number of threads.
     number = min(max(MOST_SUMS // (ROWS * len(kinks.below)), 1), LANES)
     scratch = Scratch(levels, view.positives)
-    counts = torch.zeros((ROWS, len(kinks.below) * number), dtype=torch.int64, device=scratch.logits.device)
+    integer = torch.int32 if sum(level.numel() for level, _ in levels) < 1 << 31 else torch.int64
+    counts = torch.zeros((ROWS, len(kinks.below) * number), dtype=integer, device=scratch.logits.device)
     sums = torch.zeros_like(counts, dtype=torch.float64)
     lanes = torch.arange(number, dtype=torch.int32, device=counts.device).repeat(len(scratch.upto) // number + 1)
-    ones = torch.ones_like(scratch.index)
+    ones = torch.ones_like(scratch.upto, dtype=integer)
     wide = torch.empty_like(ones, dtype=torch.float64)
     for chunk in visible_chunks(levels, view):
         if chunk.is_nan():

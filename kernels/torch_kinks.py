@@ -109,8 +109,7 @@ def build_kinks(positives: Tensor, delta: float) -> Kinks:
         position, order = torch.cat([exact - delta, exact + delta]).sort()
     else:
         position, order = exact.sort()
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     lower, upper = (place[: len(exact)], place[len(exact) :]) if delta > 0 else (place, place)
 
     # s_j >= b for a float32 s_j and a float64 b exactly where s_j >= b rounded up to float32
@@ -131,8 +130,9 @@ def build_kinks(positives: Tensor, delta: float) -> Kinks:
 def _build_grid(threshold: Tensor, floor: float, span: float) -> Grid:
     cells = min(max(1 << (CELLS_PER_KINK * len(threshold) - 1).bit_length(), LEAST_CELLS), MOST_CELLS)
     scale = cells / span
-    cell = ((threshold - floor) * scale).to(torch.int32).long()
-    upto = torch.bincount(cell, minlength=cells + 2).cumsum(0).clamp_(min=1)
-    last = threshold.index_select(0, upto - 1)
-    last[cell[1:][cell[1:] == cell[:-1]]] = torch.nan
-    return Grid(scale, upto.int(), last)
+    cell = ((threshold - floor) * scale).to(torch.int32)
+    begin, end = cell.new_tensor([[0], [cells + 2]])
+    upto = torch.repeat_interleave(torch.cat([begin, cell, end]).diff(), output_size=cells + 2).clamp_(min=1)
+    # a crowded cell is that of a last kink which shares it with the one before
+    shared = torch.cat([threshold[:1], threshold[:1], threshold[1:].masked_fill(cell[1:] == cell[:-1], torch.nan)])
+    return Grid(scale, upto, shared.index_select(0, upto))
