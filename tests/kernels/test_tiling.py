@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from rank_sort_cases import INTERPRETED, assert_exact, named_rankings, outcome
+from rank_sort_cases import INTERPRETED, assert_exact, named_rankings, outcome, random_ranking
 
-from rst.kernels import torch_breakpoints, torch_chunks, torch_kinks, torch_pairs
+from rst.kernels import SparseTargets, torch_breakpoints, torch_chunks, torch_kinks, torch_pairs
+from rst.kernels.targets import build_ranking
 
 NAMED = named_rankings()
 torch_only = pytest.mark.skipif(INTERPRETED, reason="the torch backend runs in the other process")
@@ -64,6 +65,34 @@ def test_any_rows_and_lanes(monkeypatch, name, rows, lanes):
     monkeypatch.setattr(torch_breakpoints, "ROWS", rows)
     monkeypatch.setattr(torch_breakpoints, "LANES", lanes)
     assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
+
+
+@torch_only
+def test_any_number_of_threads_gives_the_same_bits():
+    ranking = random_ranking(50, 300_000, 500)
+    usual, threads = outcome(ranking, "torch"), torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            got = outcome(ranking, "torch")
+            assert got[0] == usual[0]
+            assert torch.equal(got[2], usual[2])
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch_only
+@pytest.mark.parametrize("delta", [0.0, 0.5])
+@pytest.mark.parametrize("positives", [2, 40])
+def test_scatter_with_and_without_what_count_hands_over(positives, delta):
+    logits = random_ranking(51, 3000, positives).logits
+    index, weights = torch.arange(positives), torch.rand(positives).double()
+    ranking = build_ranking([logits], SparseTargets(index, torch.rand(positives)))
+    above, poison = logits[:positives], torch.zeros(())
+    reuse = torch_breakpoints.count(above, above, ranking, delta).reuse
+    assert reuse is not None
+    fresh = torch_breakpoints.scatter(weights, above, ranking, delta, poison)
+    assert torch.equal(torch_breakpoints.scatter(weights, above, ranking, delta, poison, reuse=reuse), fresh)
 
 
 @torch_only
