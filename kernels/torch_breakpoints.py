@@ -118,6 +118,7 @@ def _tally_few(kinks: Kinks, logits: Tensor) -> tuple[Tensor, Tensor]:
     interval = kinks.search(logits)
     counts = torch.bincount(interval, minlength=len(kinks.below))
     sums = torch.zeros_like(counts, dtype=torch.float64).index_add_(0, interval, logits.double())
+    sums += 0 * logits.sum()  # a NaN reaches every interval
     return _offsets(kinks, counts, sums)
 
 

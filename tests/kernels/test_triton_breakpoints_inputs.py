@@ -34,7 +34,7 @@ def test_positives_of_several_processes():
     places = [torch.arange(len(ranking.logits))[part::2] for part in (0, 1)]
     shares = [positives_of(Ranking(ranking.logits[place], ranking.targets[place])) for place in places]
     parts = [breakpoints.count(positives, own, share, 0.5) for own, share in shares]
-    for total, *added in zip(whole, *parts, strict=True):
+    for total, *added in zip(whole[:3], *(part[:3] for part in parts), strict=True):
         torch.testing.assert_close(sum(added), total, rtol=1e-15, atol=0)
     weights = weights_of(positives)
     gradient = scatter(weights, positives, prepared, 0.5)
@@ -89,7 +89,7 @@ def test_nan_reaches_every_mass(monkeypatch, place, target, others):
         ranking.logits.fill_(torch.nan)
     ranking.logits[place], ranking.targets[place] = torch.nan, target
     positives, prepared = positives_of(ranking)
-    for mass in breakpoints.count(positives, positives, prepared, 0.5):
+    for mass in breakpoints.count(positives, positives, prepared, 0.5)[:3]:
         assert mass.isnan().all()
 
 
@@ -100,7 +100,7 @@ def test_ignored_nan_reach_nothing(monkeypatch):
     hidden = Ranking(ranking.logits.masked_fill(ranking.targets < 0, torch.nan), ranking.targets)
     _, others = positives_of(hidden)
     masses = (breakpoints.count(positives, positives, each, 0.5) for each in (prepared, others))
-    for one, other in zip(*masses, strict=True):
+    for one, other in zip(*(each[:3] for each in masses), strict=True):
         assert torch.equal(one, other)
     weights = weights_of(positives)
     assert torch.equal(scatter(weights, positives, others, 0.5), scatter(weights, positives, prepared, 0.5))
@@ -113,7 +113,7 @@ def test_nan_among_the_positives_of_another_process():
         negatives_alone(torch.randn(50)),
         0.5,
     )
-    assert all(mass.isnan().all() for mass in masses)
+    assert all(mass.isnan().all() for mass in masses[:3])
 
 
 @pytest.mark.parametrize("delta", [0.5, 0.0])
@@ -126,7 +126,7 @@ def test_masked_positives_stay_positives(delta):
     prepared = build_ranking([ranking.logits.to(DEVICE)], targets)
     positives, unmasked = positives_of(ranking)
     masses = (breakpoints.count(positives, positives, each, delta) for each in (prepared, unmasked))
-    for one, other in zip(*masses, strict=True):
+    for one, other in zip(*(each[:3] for each in masses), strict=True):
         assert torch.equal(one, other)
     gradient, expected = (scatter(weights_of(positives), positives, each, delta) for each in (prepared, unmasked))
     assert gradient[mask].abs().sum() == 0
