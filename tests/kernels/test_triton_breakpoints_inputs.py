@@ -64,7 +64,7 @@ def test_positives_without_a_finite_one(infinite, delta):
 
 def test_no_positives():
     positives, prepared = positives_of(Ranking(torch.randn(100), (torch.arange(100) % 3 == 0) * -1.0))
-    assert [mass.shape for mass in breakpoints.count(positives, positives, prepared, 0.5)] == [(0,), (0,), ()]
+    assert [mass.shape for mass in breakpoints.count(positives, positives, prepared, 0.5)[:3]] == [(0,), (0,), ()]
     none = torch.zeros(0, dtype=torch.float64, device=DEVICE)
     assert scatter(none, positives, prepared, 0.5).abs().sum() == 0
     poisoned = scatter(none, positives, prepared, 0.5, poison=torch.nan)
