@@ -23,7 +23,7 @@ FEW_POSITIVES = 3
 FEW_EFFORT = 0.05  # work per logit, relative to that of the tables
 # Near initialisation most logits fall in one interval. Additions to one address wait for each other, so neighbours add
 # to addresses of their own, as long as there are few intervals.
-LANES = 4
+LANES = 4  # a power of 2
 MOST_SUMS = 1 << 17
 
 
@@ -89,12 +89,12 @@ def _prepare(positives: Tensor, delta: float) -> Prepared:
 def _tally(kinks: Kinks, levels: Levels, view: View) -> tuple[Tensor, Tensor]:
     """Per interval the number of logits (K + 1,) int64 and the sum of their offsets from its lower kink, float64."""
     # Each row adds to a table of its own, so the order of the additions does not depend on the number of threads.
-    number = min(max(MOST_SUMS // (ROWS * len(kinks.below)), 1), LANES)
+    number = LANES if ROWS * LANES * len(kinks.below) <= MOST_SUMS else 1
     scratch = Scratch(levels, view.positives)
     integer = torch.int32 if sum(level.numel() for level, _ in levels) < 1 << 31 else torch.int64
     counts = torch.zeros((ROWS, len(kinks.below) * number), dtype=integer, device=scratch.logits.device)
     sums = torch.zeros_like(counts, dtype=torch.float64)
-    lanes = torch.arange(number, dtype=torch.int32, device=counts.device).repeat(len(scratch.upto) // number + 1)
+    lanes = torch.arange(len(scratch.upto), dtype=torch.int32, device=counts.device).bitwise_and_(number - 1)
     ones = torch.ones_like(scratch.upto, dtype=integer)
     wide = torch.empty_like(ones, dtype=torch.float64)
     for chunk in visible_chunks(levels, view):
@@ -108,8 +108,7 @@ def _tally(kinks: Kinks, levels: Levels, view: View) -> tuple[Tensor, Tensor]:
         index = scratch.index.view(ROWS, -1)
         counts.scatter_add_(1, index, ones[:size].view(ROWS, -1))
         sums.scatter_add_(1, index, wide[:size].view(ROWS, -1))
-    shape = (ROWS, -1, number)
-    return _offsets(kinks, counts.view(shape).sum((0, 2)), sums.view(shape).sum((0, 2)))
+    return _offsets(kinks, *(table.sum(0).view(-1, number).sum(1) for table in (counts, sums)))
 
 
 def _tally_few(kinks: Kinks, logits: Tensor) -> tuple[Tensor, Tensor]:

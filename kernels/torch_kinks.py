@@ -133,6 +133,6 @@ def _build_grid(threshold: Tensor, floor: float, span: float) -> Grid:
     cell = ((threshold - floor) * scale).to(torch.int32)
     begin, end = cell.new_tensor([[0], [cells + 2]])
     upto = torch.repeat_interleave(torch.cat([begin, cell, end]).diff(), output_size=cells + 2).clamp_(min=1)
-    # a crowded cell is that of a last kink which shares it with the one before
-    shared = torch.cat([threshold[:1], threshold[:1], threshold[1:].masked_fill(cell[1:] == cell[:-1], torch.nan)])
-    return Grid(scale, upto, shared.index_select(0, upto))
+    last = threshold.index_select(0, upto - 1)
+    last[cell[1:][cell[1:] == cell[:-1]]] = torch.nan
+    return Grid(scale, upto, last)
