@@ -1,62 +1,69 @@
 """The passes over the logits (`passes.LogitPasses`) in linear time, in torch operators: for CPUs, or without Triton.
 
     R  positives of the ranking      P  those of this process      M  its logits      n  logits of one chunk
-    K  kinks, 2 R (R for a hard step)      s  logits      d  delta      w  weights of the scatter
+    K  kinks, 2 R (R for a hard step)      D  distinct kinks      s  logits      d  delta      w  weights of the scatter
 
 Both passes visit the logits once, in chunks, and hold tables of the size of the positives in float64: O(M + R log R)
 time, O(R) memory and scratch for a chunk. README.md has the derivation; `triton_breakpoints.py` is the same for Triton.
 """
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .passes import Masses
 from .targets import Ranking
-from .torch_chunks import CHUNK, Levels, counted_chunks, masses_of_nothing, visible_chunks
-from .torch_kinks import Kinks, build_kinks
-from .torch_step import replace_infinities, step
+from .torch_chunks import ROWS, Levels, Scratch, View, masses_of_nothing, poison_chunks, view_of, visible_chunks
+from .torch_kinks import Kinks, build_kinks, look_up, to_intervals
+from .torch_step import step
 
 # So few positives are cheaper to visit one by one than to build tables for.
 FEW_POSITIVES = 3
 FEW_EFFORT = 0.05  # work per logit, relative to that of the tables
 # Near initialisation most logits fall in one interval. Additions to one address wait for each other, so neighbours add
-# to addresses of their own.
-LANES = 8
+# to addresses of their own, as long as there are few intervals.
+LANES = 4  # a power of 2
+MOST_SUMS = 1 << 17
+
+
+class Prepared(NamedTuple):
+    """What both passes need of the positives."""
+
+    view: View
+    kinks: Kinks | None  # None for few positives
 
 
 def count(positives: Tensor, own: Tensor, ranking: Ranking, delta: float) -> Masses:
     if len(positives) == 0:
         return masses_of_nothing(positives, ranking)
+    prepared = _prepare(positives, delta)
+    view, kinks = prepared
     levels = ranking.levels_with_ignores()
-    among: Levels = [(own, ranking.masked)]  # the positives that the levels hold
-    if len(positives) <= FEW_POSITIVES:
-        true_positives = _mass_one_by_one(positives, [(own, None)], delta)
-        taken_out = true_positives if ranking.masked is None else _mass_one_by_one(positives, among, delta)
-        false_positives = _mass_one_by_one(positives, levels, delta) - taken_out
+    if kinks is None:
+        true_positives = _mass_one_by_one(view, [(own, None)])
+        taken_out = true_positives if ranking.masked is None else _mass_one_by_one(view, [(own, ranking.masked)])
+        false_positives = _mass_one_by_one(view, levels) - taken_out
         # an empty sum is exactly 0: a remainder of rounding is no error
         false_positives = torch.where(false_positives < 1e-9, 0.0 * false_positives, false_positives)
         true_positives = true_positives + 0.0 * false_positives.sum()
     else:
-        kinks = build_kinks(replace_infinities(positives, positives, delta), delta)
-        counts, sums = _tally(kinks, levels, positives, delta)
-        own_counts, own_sums = _tally(kinks, [(own, None)], positives, delta)
+        counts, sums = _tally(kinks, levels, view)
+        own_counts, own_sums = _tally_few(kinks, view.finite_logits(own))
         true_positives = _mass_from_tables(kinks, own_counts, own_sums, delta)
-        if ranking.masked is not None:
-            own_counts, own_sums = _tally(kinks, among, positives, delta)
+        if ranking.masked is not None:  # the levels hold the others alone
+            own_counts, own_sums = _tally_few(kinks, view.finite_logits(own)[~ranking.masked])
         counts -= own_counts  # whole numbers: where no negative is left, exactly 0
         sums = torch.where(counts > 0, sums - own_sums, 0.0 * sums)
         poison = 0.0 * sums.sum()
         false_positives = _mass_from_tables(kinks, counts, sums, delta) + poison
         true_positives = true_positives + poison
-    return Masses(false_positives, true_positives, 0 * false_positives.sum())
+    return Masses(false_positives, true_positives, 0 * false_positives.sum(), prepared)
 
 
 def scatter(
-    weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor, *, reuse: Any = None
+    weights: Tensor, positives: Tensor, ranking: Ranking, delta: float, poison: Tensor, *, reuse: object | None = None
 ) -> Tensor:
-    del reuse
     flat, _ = ranking.new_gradient()
     levels = ranking.levels_with_ignores()
     on_cpu = flat.device.type == "cpu"  # on other devices reading the poison would be a host sync
@@ -64,58 +71,93 @@ def scatter(
     if len(positives) == 0 or (on_cpu and poisoned):
         flat.zero_()
     else:
-        _scatter(weights, positives, levels, delta, flat)
+        view, kinks = reuse if isinstance(reuse, Prepared) else _prepare(positives, delta)
+        if kinks is None:
+            _scatter_one_by_one(weights, view, levels, flat)
+        else:
+            _scatter(kinks, weights, view, levels, flat)
     if poisoned:
-        for _, ignored, part in counted_chunks(levels, flat):
-            assert part is not None
-            part += poison.to(flat.dtype)
-            if ignored is not None:
-                part.masked_fill_(ignored, 0)
+        poison_chunks(levels, flat, poison)
     return flat
 
 
-def _scatter(weights: Tensor, positives: Tensor, levels: Levels, delta: float, out: Tensor) -> None:
-    finite = replace_infinities(positives, positives, delta)
-    if len(positives) <= FEW_POSITIVES:
-        pairs = list(zip(weights.to(finite.dtype), finite, strict=True))
-        for chunk in visible_chunks(levels, positives, delta, out, effort=FEW_EFFORT):
-            total = torch.zeros_like(chunk.logits)
-            for weight, positive in pairs:
-                total += step(chunk.logits - positive, delta).mul_(weight)
-            chunk.write(total)
-        return
-
-    kinks = build_kinks(finite, delta)
-    # interval k lies between the kinks k - 1 and k: its value at the lower one, its slope, and where that one is
-    value, slope = (table.to(finite.dtype) for table in _build_profile(kinks, weights, delta))
-    start = torch.cat([kinks.threshold[:1], kinks.threshold])
-    for chunk in visible_chunks(levels, positives, delta, out):
-        logits = kinks.clamp(chunk.logits)
-        interval = kinks.locate(logits)
-        offset = logits.sub_(start.index_select(0, interval))
-        chunk.write(offset.mul_(slope.index_select(0, interval)).add_(value.index_select(0, interval)))
+def _prepare(positives: Tensor, delta: float) -> Prepared:
+    view = view_of(positives, delta)
+    return Prepared(view, None if len(positives) <= FEW_POSITIVES else build_kinks(view.finite, delta))
 
 
-def _tally(kinks: Kinks, levels: Levels, positives: Tensor, delta: float) -> tuple[Tensor, Tensor]:
+def _tally(kinks: Kinks, levels: Levels, view: View) -> tuple[Tensor, Tensor]:
     """Per interval the number of logits (K + 1,) int64 and the sum of their offsets from its lower kink, float64."""
-    size = (len(kinks.threshold) + 1) * LANES
-    counts = torch.zeros(size, dtype=torch.int64, device=positives.device)
-    sums = torch.zeros(size, dtype=torch.float64, device=positives.device)
-    longest = min(CHUNK, max(level.numel() for level, _ in levels))
-    lanes = torch.arange(LANES, dtype=torch.int32, device=positives.device).repeat(longest // LANES + 1)
-    for chunk in visible_chunks(levels, positives, delta):
+    # Each row adds to a table of its own, so the order of the additions does not depend on the number of threads.
+    number = LANES if ROWS * LANES * len(kinks.below) <= MOST_SUMS else 1
+    scratch = Scratch(levels, view.positives)
+    integer = torch.int32 if sum(level.numel() for level, _ in levels) < 1 << 31 else torch.int64
+    counts = torch.zeros((ROWS, len(kinks.below) * number), dtype=integer, device=scratch.logits.device)
+    sums = torch.zeros_like(counts, dtype=torch.float64)
+    lanes = torch.arange(len(scratch.upto), dtype=torch.int32, device=counts.device).bitwise_and_(number - 1)
+    ones = torch.ones_like(scratch.upto, dtype=integer)
+    wide = torch.empty_like(ones, dtype=torch.float64)
+    for chunk in visible_chunks(levels, view):
         if chunk.is_nan():
             sums.fill_(torch.nan)
             break
-        logits = kinks.clamp(chunk.logits)
-        place = kinks.locate(logits).mul_(LANES).add_(lanes[: len(logits)]).long()
-        counts += torch.bincount(place, minlength=size)
-        sums.scatter_add_(0, place, logits.double())
-    counts, sums = counts.view(-1, LANES).sum(1), sums.view(-1, LANES).sum(1)
+        kinks.locate(chunk.logits, scratch)
+        size = len(scratch.logits)
+        wide[:size].copy_(scratch.logits)
+        scratch.index.copy_(torch.add(lanes[:size], to_intervals(scratch), alpha=number, out=scratch.upto))
+        index = scratch.index.view(ROWS, -1)
+        counts.scatter_add_(1, index, ones[:size].view(ROWS, -1))
+        sums.scatter_add_(1, index, wide[:size].view(ROWS, -1))
+    return _offsets(kinks, *(table.sum(0).view(-1, number).sum(1) for table in (counts, sums)))
+
+
+def _tally_few(kinks: Kinks, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for finite `logits` (n,), without the outlay for many."""
+    logits = logits.clamp(kinks.floor, kinks.top)
+    interval = kinks.search(logits)
+    counts = torch.bincount(interval, minlength=len(kinks.below))
+    sums = torch.zeros_like(counts, dtype=torch.float64).index_add_(0, interval, logits.double())
+    sums += 0 * logits.sum()  # a NaN reaches every interval
+    return _offsets(kinks, counts, sums)
+
+
+def _offsets(kinks: Kinks, counts: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """From counts and sums of the logits in each interval between distinct kinks (D + 1,) to those of `_tally`."""
+    size = len(kinks.position) + 1
+    counts, sums = (table.new_zeros(size).index_copy_(0, kinks.below, table) for table in (counts, sums))
     # the logits' sum minus that of the kinks: float64 holds both to far more digits than a float32 logit has
     sums[1:] -= counts[1:] * kinks.position
     sums[0] = 0
     return counts, sums
+
+
+def _scatter(kinks: Kinks, weights: Tensor, view: View, levels: Levels, out: Tensor) -> None:
+    profile = (table.to(view.finite.dtype) for table in _build_profile(kinks, weights, view.delta))
+    value, slope = (table.index_select(0, kinks.below) for table in profile)  # of each interval between distinct kinks
+    scratch = Scratch(levels, view.positives)
+    result = torch.empty_like(scratch.logits)
+    for chunk in visible_chunks(levels, view, out):
+        kinks.locate(chunk.logits, scratch)
+        values = chunk.room(result[: len(scratch.logits)])
+        if view.delta == 0:
+            scratch.index.copy_(to_intervals(scratch))
+            look_up(value, scratch.index, values)
+        else:  # no jumps: the value at a kink serves the intervals on both sides
+            scratch.index.copy_(scratch.upto)
+            look_up(value, scratch.index, values)
+            scratch.index.copy_(to_intervals(scratch))
+            look_up(slope, scratch.index, scratch.logits)
+            values.addcmul_(scratch.logits, scratch.offset)
+        chunk.write(values)
+
+
+def _scatter_one_by_one(weights: Tensor, view: View, levels: Levels, out: Tensor) -> None:
+    pairs = list(zip(weights.to(view.finite.dtype), view.finite, strict=True))
+    for chunk in visible_chunks(levels, view, out, effort=FEW_EFFORT):
+        total = torch.zeros_like(chunk.logits)
+        for weight, positive in pairs:
+            total += step(chunk.logits - positive, view.delta).mul_(weight)
+        chunk.write(total)
 
 
 def _mass_from_tables(kinks: Kinks, counts: Tensor, sums: Tensor, delta: float) -> Tensor:
@@ -150,11 +192,10 @@ def _build_profile(kinks: Kinks, weights: Tensor, delta: float) -> tuple[Tensor,
     return value, slope
 
 
-def _mass_one_by_one(positives: Tensor, levels: Levels, delta: float) -> Tensor:
+def _mass_one_by_one(view: View, levels: Levels) -> Tensor:
     """Per positive the sum of H over the levels, (R,) float64, one positive at a time over cached chunks."""
-    mass = torch.zeros(len(positives), dtype=torch.float64, device=positives.device)
-    finite = replace_infinities(positives, positives, delta)
-    for chunk in visible_chunks(levels, positives, delta, effort=FEW_EFFORT):
-        for place, positive in enumerate(finite):
-            mass[place] += step(chunk.logits - positive, delta).sum(dtype=torch.float64)
+    mass = torch.zeros(len(view.finite), dtype=torch.float64, device=view.finite.device)
+    for chunk in visible_chunks(levels, view, effort=FEW_EFFORT):
+        for place, positive in enumerate(view.finite):
+            mass[place] += step(chunk.logits - positive, view.delta).sum(dtype=torch.float64)
     return mass

@@ -22,9 +22,39 @@ Levels = list[tuple[Tensor, Tensor | None]]  # as `Ranking.levels_with_ignores` 
 # Small enough for a chunk and its scratch to stay in cache, large enough to hide an operator's launch.
 CHUNK = 1 << 18
 # Below this share of visible logits, it pays to pick them out of their chunk first.
-SPARSE_SHARE = 0.1
+SPARSE_SHARE = 0.25
 # The share is estimated from one logit in so many.
 SAMPLE_STEP = 16
+# A chunk's logits as a matrix: torch spreads the rows of a look-up, or of a sum by index, over the threads.
+ROWS = 4
+
+
+@dataclass(frozen=True)
+class View:
+    """The positives as the passes over the logits compare with them, and how low a logit can be for that to matter."""
+
+    positives: Tensor  # (R,)
+    finite: Tensor  # (R,) the same after `replace_infinities`
+    delta: float
+    infinite: bool  # whether a positive is infinite
+    reach: float  # logits below are below every positive by more than delta
+
+    def finite_logits(self, logits: Tensor) -> Tensor:
+        """The logits in the computing dtype, with the same H; finite where a positive is infinite."""
+        if self.infinite:
+            return replace_infinities(logits, self.positives, self.delta)
+        return logits.to(self.positives.dtype)
+
+
+def view_of(positives: Tensor, delta: float) -> View:
+    """The view of `positives` (R,), R > 0."""
+    finite, (lowest, highest) = positives, _range(positives)
+    infinite = math.isinf(lowest) or math.isinf(highest)
+    if infinite:
+        finite = replace_infinities(positives, positives, delta)
+        lowest, _ = _range(finite)
+    # Slightly wider than needed. The exact cut-off is applied later, so rounding cannot drop a logit.
+    return View(positives, finite, delta, infinite, lowest - 2 * delta - 1e-6 * abs(lowest))
 
 
 @dataclass(frozen=True)
@@ -36,9 +66,19 @@ class Chunk:
     part: Tensor | None  # this chunk's part of the output
     highest: float | None = None  # the largest logit, NaN if there is one; None: not known
 
+    def room(self, spare: Tensor) -> Tensor:
+        """Where to compute the values: the output itself where it is as long as `spare` and has its dtype."""
+        part = self.part
+        if part is None or self.places is not None or (len(part), part.dtype) != (len(spare), spare.dtype):
+            return spare
+        return part
+
     def write(self, values: Tensor) -> None:
-        """Stores one value (n,) for each of the logits; the others of the chunk have got their 0 before."""
+        """Stores one value for each of the logits (maybe more are given); the others have got their 0 before."""
         assert self.part is not None, "these chunks are for reading"
+        if values is self.part:
+            return
+        values = values[: len(self.logits)]
         if self.places is None:
             self.part.copy_(values)
         else:
@@ -47,6 +87,23 @@ class Chunk:
     def is_nan(self) -> bool:
         """Whether a logit is NaN."""
         return math.isnan(self.logits.amax() if self.highest is None else self.highest)
+
+
+class Scratch:
+    """Memory for the temporaries of one chunk, which every chunk uses anew: fresh memory costs page faults."""
+
+    def __init__(self, levels: Levels, like: Tensor) -> None:
+        """For the longest chunk of the `levels`, in the dtype and on the device of `like`."""
+        longest = min(CHUNK, max(level.numel() for level, _ in levels))
+        size = -(-longest // ROWS) * ROWS
+        self._memory = [like.new_empty(size) for _ in range(2)]
+        self._memory += [like.new_empty(size, dtype=dtype) for dtype in (torch.int32, torch.int64)]
+        self.resize(size)
+
+    def resize(self, size: int) -> None:
+        """Prepares for a chunk of `size` logits: n is the next multiple of ROWS."""
+        size = -(-size // ROWS) * ROWS
+        self.logits, self.offset, self.upto, self.index = (memory[:size] for memory in self._memory)
 
 
 def counted_chunks(levels: Levels, out: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
@@ -60,22 +117,15 @@ def counted_chunks(levels: Levels, out: Tensor | None = None) -> Iterator[tuple[
         offset += level.numel()
 
 
-def visible_chunks(
-    levels: Levels, positives: Tensor, delta: float, out: Tensor | None = None, *, effort: float = 1.0
-) -> Iterator[Chunk]:
-    """The logits with H > 0 for one of the `positives` (R,), and maybe more; a NaN is always among them.
+def visible_chunks(levels: Levels, view: View, out: Tensor | None = None, *, effort: float = 1.0) -> Iterator[Chunk]:
+    """The logits with H > 0 for one of the positives, and maybe more; a NaN is always among them.
 
     `effort` is the work per logit, relative to that of the tables: the smaller it is, the less often it pays to pick
     logits out. Where a positive is infinite, the logits are changed by `replace_infinities`, as the positives are. With
     `out` (M,), the result of a logit that is left out is set to 0.
     """
-    infinite = bool(positives.isinf().any())
-    finite = replace_infinities(positives, positives, delta)
-    # Slightly wider than needed. The exact cut-off is applied later, so rounding cannot drop a logit.
-    lowest = float(finite.min())
-    reach = lowest - 2 * delta - 1e-6 * abs(lowest)
     for logits, ignored, part in counted_chunks(levels, out):
-        logits = replace_infinities(logits, positives, delta) if infinite else logits.to(positives.dtype)
+        logits = view.finite_logits(logits)
         if ignored is not None:
             logits = logits.masked_fill(ignored, -torch.inf)
         if logits.device.type != "cpu":  # to read a value below would be a host sync
@@ -83,22 +133,35 @@ def visible_chunks(
             continue
         highest = float(logits.amax())  # NaN if there is one
         sampled = logits[::SAMPLE_STEP]
-        many = int((sampled >= reach).count_nonzero()) > effort * SPARSE_SHARE * len(sampled)
+        many = int((sampled >= view.reach).count_nonzero()) > effort * SPARSE_SHARE * len(sampled)
         if many or math.isnan(highest):
             yield Chunk(logits, None, part, highest)
             continue
         if part is not None:
             part.zero_()
-        if highest >= reach:
-            places = rare_places(logits, lambda block: block < reach)
+        if highest >= view.reach:
+            places = rare_places(logits, lambda block: block < view.reach)
             yield Chunk(logits[places], places, part, highest)
+
+
+def poison_chunks(levels: Levels, out: Tensor, poison: Tensor) -> None:
+    """Adds `poison` to the result `out` (M,) of every logit that is not ignored; those of ignored logits become 0."""
+    for _, ignored, part in counted_chunks(levels, out):
+        assert part is not None
+        part += poison.to(out.dtype)
+        if ignored is not None:
+            part.masked_fill_(ignored, 0)
 
 
 def masses_of_nothing(positives: Tensor, ranking: Ranking) -> Masses:
     """The masses of no `positives` (0,): only the poison is to be found."""
-    found = torch.zeros((), dtype=torch.bool, device=positives.device)
+    highest = positives.new_zeros((), dtype=torch.float64)  # NaN if a logit is
     for logits, ignored, _ in counted_chunks(ranking.levels_with_ignores()):
-        nan = logits.isnan()
-        found |= (nan if ignored is None else nan & ~ignored).any()
+        highest = torch.maximum(highest, (logits if ignored is None else logits.masked_fill(ignored, 0)).amax())
     none = positives.new_zeros(0, dtype=torch.float64)
-    return Masses(none, none, torch.where(found, torch.nan, 0.0).double())
+    return Masses(none, none, torch.where(highest.isnan(), torch.nan, 0.0).double())
+
+
+def _range(positives: Tensor) -> tuple[float, float]:
+    low, high = positives.aminmax()
+    return float(low), float(high)

@@ -1,6 +1,6 @@
-"""The kinks of H around the positives, and the interval between two kinks of each logit: torch operators, any device.
+"""The kinks of H around the positives, and the kink next to each logit: torch operators, any device.
 
-    R  positives of the ranking      K  kinks: 2 R, or R for a hard step      n  logits of one chunk
+    R  positives of the ranking     K  kinks: 2 R, or R for a hard step     D  distinct kinks     n  logits of one chunk
     s_i  logit of positive i      d  delta, in logits      b_0 <= ... <= b_{K-1}  kinks      G  cells of the grid
 
 As a function of s_j, the slope of H(s_j - s_i) changes at s_i - d and at s_i + d only. So the interval of a logit and
@@ -9,64 +9,97 @@ finds the interval. `triton_kinks.py` is the same for Triton.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-# A binary search costs tens of nanoseconds a logit on a CPU, a table look-up about one. With 64 cells for a kink few
-# cells have more than one or two kinks; 2^16 cells of 4 bytes stay in the second-level cache.
+from .places import rare_places
+from .torch_chunks import ROWS, Scratch
+
+# A binary search costs tens of nanoseconds a logit on a CPU, a table look-up less than one. With 64 cells for a kink
+# few cells have more than one; 2^16 cells of 8 bytes stay in the second-level cache.
 CELLS_PER_KINK = 64
 LEAST_CELLS, MOST_CELLS = 1 << 8, 1 << 16
 # Outside these the float32 arithmetic of the grid would under- or overflow.
 LEAST_SPAN, MOST_SPAN = 1e-30, 1e30
-# After this many look-ups of the next kink, a binary search ends the rest: logits of crowded cells.
-LOOKUPS = 3
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells of equal width over the kinks; each knows the last kink that is not in a later cell."""
+
+    scale: float  # cells per logit
+    upto: Tensor  # (G + 2,) int32, the number of distinct kinks up to that one; never 0
+    threshold: Tensor  # (G + 2,) that kink; NaN in a crowded cell, which has more than one
 
 
 @dataclass(frozen=True)
 class Kinks:
-    """Sorted kinks with, on a CPU, a uniform grid over them that replaces most of the binary search."""
+    """Sorted kinks with, on a CPU, a grid over them that replaces most of the binary search.
+
+    Logits are compared with distinct kinks: the logits of a half-precision head share few values, and so do kinks.
+    """
 
     position: Tensor  # (K,) float64, exact: a float32 logit plus or minus delta
-    threshold: Tensor  # (K,) dtype of the search: the least value of that dtype that is not below the kink
     lower: Tensor  # (R,) int64, where `position` has s_i - d (s_i itself for a hard step)
     upper: Tensor  # (R,) int64, where it has s_i + d (s_i itself for a hard step)
-    next: Tensor  # (K + 1,) `threshold` and an infinity, which no clamped logit reaches
-    cells: Tensor | None  # (G + 2,) int32, kinks in the cells before this one; None: always search
-    crowd: int  # kinks in the fullest cell
+    threshold: Tensor  # (D,) dtype of the search: the least values of that dtype that are not below a kink
+    below: Tensor  # (D + 1,) int64, kinks at or below the logits of each interval between distinct kinks
     floor: float  # just below all kinks: lower logits are moved here
-    scale: float  # cells per logit
+    top: float  # the last kink: higher logits are moved here
+    grid: Grid | None  # None: always search
 
-    def locate(self, chunk: Tensor) -> Tensor:
-        """For each of the clamped logits (n,) the number of kinks at or below it, (n,) int32."""
-        if self.cells is None:
-            return torch.bucketize(chunk, self.threshold, right=True, out_int32=True)
-        # The same monotone float arithmetic built the grid, so a kink of an earlier cell is below the logit, and one of
-        # a later cell above it. Only kinks of the logit's own cell have to be compared.
-        cell = ((chunk - self.floor) * self.scale).to(torch.int32)
-        below = self.cells.index_select(0, cell)
-        for _ in range(min(self.crowd, LOOKUPS)):
-            # the sign bit, -1 below the next kink and 0 from it on: a comparison would take five times as long
-            missing = (chunk - self.next.index_select(0, below)).view(self.integer).bitwise_right_shift_(self.sign)
-            below += missing.add_(1)
-        if self.crowd > LOOKUPS:
-            crowded = (chunk >= self.next.index_select(0, below)).nonzero().squeeze(1)
-            below[crowded] = torch.bucketize(chunk[crowded], self.threshold, right=True, out_int32=True)
-        return below
+    def locate(self, logits: Tensor, scratch: Scratch) -> None:
+        """Finds a kink next to each of the logits (n,): no other one lies between the two.
 
-    @property
-    def integer(self) -> torch.dtype:
-        """The integer type as wide as the logits, to read their sign bit."""
-        return torch.int64 if self.threshold.dtype == torch.float64 else torch.int32
+        Writes into `scratch.logits` the logits, those beyond the kinks moved next to them (same interval, finite
+        offset); into `.upto` the number of distinct kinks up to the found one; into `.offset` the logit minus it.
+        """
+        scratch.resize(len(logits))
+        torch.clamp(logits, self.floor, self.top, out=scratch.logits[: len(logits)])
+        scratch.logits[len(logits) :] = self.floor
+        if self.grid is None:
+            scratch.upto.copy_(self.search(scratch.logits).clamp_(min=1))
+            torch.sub(scratch.logits, self.threshold[scratch.upto - 1], out=scratch.offset)
+            return
+        # The same monotone float arithmetic built the grid, so the kinks of earlier cells are not above the logit, and
+        # those of later cells not below it: only the kink of the logit's own cell has to be compared.
+        torch.sub(scratch.logits, self.floor, out=scratch.offset).mul_(self.grid.scale)
+        scratch.index.copy_(scratch.upto.copy_(scratch.offset))
+        look_up(self.grid.upto, scratch.index, scratch.upto)
+        look_up(self.grid.threshold, scratch.index, scratch.offset)
+        torch.sub(scratch.logits, scratch.offset, out=scratch.offset)
+        if self._is_crowded:
+            places = rare_places(scratch.offset, lambda offset: offset < torch.inf)
+            logits = scratch.logits[places]
+            upto = self.search(logits).clamp_(min=1)
+            scratch.upto[places] = upto
+            scratch.offset[places] = logits - self.threshold[upto - 1]
 
-    @property
-    def sign(self) -> int:
-        """The position of the sign bit."""
-        return torch.iinfo(self.integer).bits - 1
+    def search(self, logits: Tensor) -> Tensor:
+        """For each of the logits (n,) the number of distinct kinks at or below it, (n,) int32."""
+        return torch.bucketize(logits, self.threshold, right=True, out_int32=True)
 
-    def clamp(self, chunk: Tensor) -> Tensor:
-        """A copy of the chunk with infinite and far logits moved next to the kinks: same interval, finite offset."""
-        return chunk.clamp(self.floor, float(self.threshold[-1]))
+    @cached_property
+    def _is_crowded(self) -> bool:
+        """Whether a cell of the grid is."""
+        return self.grid is not None and bool(self.grid.threshold.isnan().any())
+
+
+def to_intervals(scratch: Scratch) -> Tensor:
+    """The number of distinct kinks at or below each located logit, (n,) int32; overwrites `logits` and `upto`."""
+    # the sign bit, -1 below the kink and 0 from it on: a comparison would take five times as long
+    integer = torch.int64 if scratch.offset.dtype == torch.float64 else torch.int32
+    sign = torch.iinfo(integer).bits - 1
+    below = torch.bitwise_right_shift(scratch.offset.view(integer), sign, out=scratch.logits.view(integer))
+    return scratch.upto.add_(below)
+
+
+def look_up(table: Tensor, index: Tensor, out: Tensor) -> None:
+    """Writes `table[index]` for an index (n,); n is a multiple of ROWS."""
+    # on a CPU index_select takes one thread, gather one for each row
+    torch.gather(table.expand(ROWS, -1), 1, index.view(ROWS, -1), out=out.view(ROWS, -1))
 
 
 def build_kinks(positives: Tensor, delta: float) -> Kinks:
@@ -76,24 +109,30 @@ def build_kinks(positives: Tensor, delta: float) -> Kinks:
         position, order = torch.cat([exact - delta, exact + delta]).sort()
     else:
         position, order = exact.sort()
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     lower, upper = (place[: len(exact)], place[len(exact) :]) if delta > 0 else (place, place)
 
     # s_j >= b for a float32 s_j and a float64 b exactly where s_j >= b rounded up to float32
     threshold = position.to(positives.dtype)
     above = torch.nextafter(threshold, torch.full_like(threshold, torch.inf))
     threshold = torch.where(threshold.double() < position, above, threshold)
-    beyond = torch.cat([threshold, threshold.new_full((1,), torch.inf)])
+    threshold = threshold.masked_fill_(threshold == 0, -0.0)  # both zeros minus this one are 0.0, without a sign
+    threshold, equal = threshold.unique_consecutive(return_counts=True)
+    below = torch.cat([equal.new_zeros(1), equal.cumsum(0)])
     floor = float(torch.nextafter(threshold[0], threshold.new_tensor(-torch.inf)))
-    span = float(threshold[-1]) - floor
-    if positives.device.type != "cpu" or not LEAST_SPAN < span < MOST_SPAN:
-        return Kinks(position, threshold, lower, upper, beyond, None, 0, floor, 0.0)
+    top = float(threshold[-1])
+    grid = None
+    if positives.device.type == "cpu" and LEAST_SPAN < top - floor < MOST_SPAN:
+        grid = _build_grid(threshold, floor, top - floor)
+    return Kinks(position, lower, upper, threshold, below, floor, top, grid)
 
-    grid = min(max(1 << (CELLS_PER_KINK * len(position) - 1).bit_length(), LEAST_CELLS), MOST_CELLS)
-    scale = grid / span
+
+def _build_grid(threshold: Tensor, floor: float, span: float) -> Grid:
+    cells = min(max(1 << (CELLS_PER_KINK * len(threshold) - 1).bit_length(), LEAST_CELLS), MOST_CELLS)
+    scale = cells / span
     cell = ((threshold - floor) * scale).to(torch.int32)
-    occupied = torch.bincount(cell, minlength=grid + 2)
-    cells = torch.zeros(len(occupied) + 1, dtype=torch.int32)
-    torch.cumsum(occupied, 0, out=cells[1:])
-    return Kinks(position, threshold, lower, upper, beyond, cells, int(occupied.max()), floor, scale)
+    begin, end = cell.new_tensor([[0], [cells + 2]])
+    upto = torch.repeat_interleave(torch.cat([begin, cell, end]).diff(), output_size=cells + 2).clamp_(min=1)
+    last = threshold.index_select(0, upto - 1)
+    last[cell[1:][cell[1:] == cell[:-1]]] = torch.nan
+    return Grid(scale, upto, last)

@@ -174,6 +174,17 @@ def test_non_contiguous_logits(backend, device):
     torch.testing.assert_close(stored.grad.t().flatten().double().cpu(), expected[2], rtol=3e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("delta", [0.0, 0.5])
+def test_both_zeros_are_one_number(backend, device, delta):
+    kinks = [0.0, -0.0, 1.0, 2.0, 3.0] if delta == 0 else [0.5, 0.5, 1.0, -0.5, -0.5]  # delta away from them
+    logits, targets = torch.tensor([*kinks, 0.0, -0.0]), torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9, 0.0, 0.0])
+    signed = outcome(Ranking(logits, targets, delta), backend, device)
+    unsigned = outcome(Ranking(logits + 0.0, targets, delta), backend, device)
+    assert signed[:2] == unsigned[:2]
+    assert torch.equal(signed[2], unsigned[2])
+    assert_exact(signed, Ranking(logits, targets, delta))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(backend, device, dtype):
     ranking = random_ranking(41, 700, 40)

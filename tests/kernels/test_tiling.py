@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from rank_sort_cases import INTERPRETED, assert_exact, named_rankings, outcome
+from rank_sort_cases import INTERPRETED, assert_exact, named_rankings, outcome, random_ranking
 
-from rst.kernels import torch_breakpoints, torch_chunks, torch_kinks, torch_pairs
+from rst.kernels import SparseTargets, torch_breakpoints, torch_chunks, torch_kinks, torch_pairs
+from rst.kernels.targets import build_ranking
 
 NAMED = named_rankings()
 torch_only = pytest.mark.skipif(INTERPRETED, reason="the torch backend runs in the other process")
@@ -35,7 +36,6 @@ def test_any_tiling(monkeypatch, block_p, block_n, tiles):
 @pytest.mark.parametrize("name", ["typical", "ties", "three positives", "infinities of both"])
 def test_any_chunk(monkeypatch, name, chunk):
     monkeypatch.setattr(torch_chunks, "CHUNK", chunk)
-    monkeypatch.setattr(torch_breakpoints, "CHUNK", chunk)
     assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
 
 
@@ -48,14 +48,51 @@ def test_picking_visible_logits_out_or_not(monkeypatch, name, share):
 
 
 @torch_only
-@pytest.mark.parametrize("lookups", [0, 1, 100])
-@pytest.mark.parametrize("cells", [1 << 2, 1 << 10])
-@pytest.mark.parametrize("name", ["typical", "ties", "initialisation", "far apart", "hard step"])
-def test_any_grid(monkeypatch, name, cells, lookups):
+@pytest.mark.parametrize("cells", [1, 1 << 2, 1 << 10, 1 << 20])
+@pytest.mark.parametrize("name", ["typical", "ties", "initialisation", "far apart", "hard step", "infinities of both"])
+def test_any_grid(monkeypatch, name, cells):
     monkeypatch.setattr(torch_kinks, "LEAST_CELLS", cells)
     monkeypatch.setattr(torch_kinks, "MOST_CELLS", cells)
-    monkeypatch.setattr(torch_kinks, "LOOKUPS", lookups)
     assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
+
+
+@torch_only
+@pytest.mark.parametrize(("rows", "lanes"), [(1, 1), (2, 8), (7, 2)])
+@pytest.mark.parametrize("name", ["typical", "ties", "hard step"])
+def test_any_rows_and_lanes(monkeypatch, name, rows, lanes):
+    monkeypatch.setattr(torch_chunks, "ROWS", rows)
+    monkeypatch.setattr(torch_kinks, "ROWS", rows)
+    monkeypatch.setattr(torch_breakpoints, "ROWS", rows)
+    monkeypatch.setattr(torch_breakpoints, "LANES", lanes)
+    assert_exact(outcome(NAMED[name], "torch"), NAMED[name])
+
+
+@torch_only
+def test_any_number_of_threads_gives_the_same_bits():
+    ranking = random_ranking(50, 300_000, 500)
+    usual, threads = outcome(ranking, "torch"), torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            got = outcome(ranking, "torch")
+            assert got[0] == usual[0]
+            assert torch.equal(got[2], usual[2])
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch_only
+@pytest.mark.parametrize("delta", [0.0, 0.5])
+@pytest.mark.parametrize("positives", [2, 40])
+def test_scatter_with_and_without_what_count_hands_over(positives, delta):
+    logits = random_ranking(51, 3000, positives).logits
+    index, weights = torch.arange(positives), torch.rand(positives).double()
+    ranking = build_ranking([logits], SparseTargets(index, torch.rand(positives)))
+    above, poison = logits[:positives], torch.zeros(())
+    reuse = torch_breakpoints.count(above, above, ranking, delta).reuse
+    assert reuse is not None
+    fresh = torch_breakpoints.scatter(weights, above, ranking, delta, poison)
+    assert torch.equal(torch_breakpoints.scatter(weights, above, ranking, delta, poison, reuse=reuse), fresh)
 
 
 @torch_only
