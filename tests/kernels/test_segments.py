@@ -3,68 +3,16 @@
 P  positives      M  logits      S  segments
 """
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from every_loss import LOSSES, every_backend, every_loss, outside_of_backends
 from rank_sort_cases import named
+from segment_cases import PARTS, Call, call
 from torch import Tensor
 
-from rst.kernels import RankSortLoss, SparseTargets, alrp, average_precision, rank_sort, ranking_loss
+from rst.kernels import RankSortLoss, SparseTargets, rank_sort
 
 pytestmark = every_backend
-
-
-@dataclass(frozen=True)
-class Call:
-    """The inputs of one call, on one device."""
-
-    levels: list[Tensor]
-    index: Tensor
-    quality: Tensor
-    error: Tensor
-    masks: list[Tensor]
-
-    def parts(self, loss: str, targets=None, **more) -> tuple[list[Tensor], list[Tensor]]:
-        """The values of the parts of a loss, and the gradients of the levels and of the errors, each part weighted."""
-        levels = [level.clone().requires_grad_() for level in self.levels]
-        error = self.error.clone().requires_grad_()
-        targets = SparseTargets(self.index, self.quality, self.masks) if targets is None else targets
-        if loss == "alrp":
-            more["localisation_error"] = error
-        values = PARTS[loss](levels, targets, **more)
-        weights = (1.0, 2.0)
-        sum(weight * value.sum() for weight, value in zip(weights, values, strict=False)).backward()
-        return [value.detach() for value in values], [*(level.grad for level in levels), error.grad]
-
-
-def own_score(counts) -> Tensor:
-    """Reads everything that a score can read."""
-    weighed = counts.weigh(counts.quality) + counts.sorting_sums().surplus.double()
-    return counts.false_positives / (counts.false_positives + counts.true_positives) + 0.1 * weighed * counts.quality
-
-
-PARTS = {
-    "rank_sort": lambda *given, **more: list(rank_sort(*given, **more)),
-    "average_precision": lambda *given, **more: [average_precision(*given, **more)],
-    "alrp": lambda *given, **more: list(alrp(*given, **more)),
-    "ranking_loss": lambda *given, **more: [ranking_loss(own_score, *given, **more)],
-}
-
-
-def call(sizes: list[int], positives: int, device: str, dtype: torch.dtype = torch.float32, ties: bool = False) -> Call:
-    generator = torch.Generator().manual_seed(sum(sizes) + positives)
-    total = sum(sizes)
-    logits = 2 * torch.randn(total, generator=generator)
-    logits = (4 * logits).round() / 4 if ties else logits
-    index = torch.randperm(total, generator=generator)[:positives]
-    quality, error = torch.rand(2, positives, generator=generator)
-    mask = torch.rand(total, generator=generator) < 0.2
-    levels = [level.to(device, dtype) for level in logits.split(sizes)]
-    return Call(
-        levels, index.to(device), quality.to(device), error.to(device), [m.to(device) for m in mask.split(sizes)]
-    )
 
 
 def alone(whole: Call, ranges: list[tuple[int, int, int]]) -> tuple[Call, Tensor]:
@@ -263,65 +211,3 @@ def test_compiled(backend, device, loss):
 def test_wrong_segments(backend, device, segments, error, message):
     with pytest.raises(error, match=message):
         call([60, 90, 30], 5, device).parts("rank_sort", segments=segments, **named(backend))
-
-
-@every_loss
-def test_padding_counts_for_nothing(backend, device, loss):
-    """Positives that are not valid change no bit, whatever their index and quality are."""
-    name = next(key for key, each in LOSSES.items() if each is loss)
-    whole = call([60, 90, 30], 20, device)
-    for segments in (None, 3):
-        expected, expected_gradients = whole.parts(name, segments=segments, **named(backend))
-        places = torch.randperm(32, generator=torch.Generator().manual_seed(1))[:20].sort().values.to(device)
-        valid = torch.zeros(32, dtype=torch.bool, device=device).index_fill(0, places, True)
-        index = torch.tensor([-5, 10**9, 0, 3] * 8, device=device).index_copy(0, places, whole.index)
-        quality = torch.full((32,), torch.nan, device=device).index_copy(0, places, whole.quality)
-        error = torch.full((32,), torch.nan, device=device).index_copy(0, places, whole.error)
-        padded = Call(whole.levels, index, quality, error, whole.masks)
-        targets = SparseTargets(index, quality, whole.masks, valid)
-        values, gradients = padded.parts(name, targets, segments=segments, **named(backend))
-        for one, other in zip([*values, *gradients[:-1]], [*expected, *expected_gradients[:-1]], strict=True):
-            assert torch.equal(one, other)
-        if name == "alrp":
-            assert torch.equal(gradients[-1][valid], expected_gradients[-1])
-            assert gradients[-1][~valid].abs().sum() == 0
-
-
-def test_nothing_but_padding(backend, device):
-    whole = call([60], 4, device)
-    targets = SparseTargets(whole.index, whole.quality, None, torch.zeros(4, dtype=torch.bool, device=device))
-    values, gradients = whole.parts("rank_sort", targets, **named(backend))
-    assert [value.item() for value in values] == [0, 0]
-    assert gradients[0].abs().sum() == 0
-
-
-@outside_of_backends
-def test_padded_targets(backend, device):
-    """`padded` gives targets of a fixed size the same loss."""
-    whole = call([60, 90], 20, device)
-    targets = SparseTargets(whole.index, whole.quality, whole.masks)
-    padded = targets.padded(32)
-    assert len(padded.index) == len(padded.quality) == len(padded.valid) == 32
-    assert padded.padded(40).valid.sum() == 20
-    for one, other in zip(
-        *(whole.parts("rank_sort", each, **named(backend)) for each in (targets, padded)), strict=True
-    ):
-        for part, truth in zip(one, other, strict=True):
-            assert (part is None and truth is None) or torch.equal(part, truth)
-    with pytest.raises(ValueError, match="positives: 20 do not fit into 19"):
-        targets.padded(19)
-
-
-@outside_of_backends
-@pytest.mark.parametrize(
-    ("valid", "error", "message"),
-    [
-        (torch.ones(4, dtype=torch.bool), ValueError, r"targets.valid: expected \(5,\) bool, got \(4,\) torch.bool"),
-        (torch.ones(5), ValueError, r"targets.valid: expected \(5,\) bool, got \(5,\) torch.float32"),
-        ([True] * 5, TypeError, "targets.valid: expected a tensor, got list"),
-    ],
-)
-def test_wrong_padding(backend, device, valid, error, message):
-    whole = call([60], 5, device)
-    with pytest.raises(error, match=message):
-        rank_sort(whole.levels, SparseTargets(whole.index, whole.quality, None, valid), **named(backend))

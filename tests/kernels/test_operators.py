@@ -1,0 +1,133 @@
+"""The operators of compiled graphs, each checked alone: schema, aliases, and fake tensors with the shapes of real ones.
+
+R  positives of the ranking      P  positives of one process
+"""
+
+import pytest
+import torch
+from every_loss import every_backend
+from rank_sort_cases import INTERPRETED
+from torch.library import opcheck
+
+from rst.kernels.operators import (
+    count,
+    scatter,
+    segmented_backward,
+    segmented_forward,
+    sorting_demotion,
+    sorting_sums,
+    weigh_positives,
+)
+from rst.kernels.segments import cut_levels
+
+pytestmark = every_backend
+
+OF_TORCH = pytest.mark.skipif(INTERPRETED, reason="operators of the torch backend, in another process")
+OF_TRITON = pytest.mark.skipif(not INTERPRETED, reason="operators of Triton, in another process")
+
+# dtype, form of the ignored logits, P, R
+OPERATORS = [
+    (torch.float32, "nothing", 7, 7),
+    (torch.float32, "masks", 7, 7),
+    (torch.float32, "labels", 1, 1),
+    (torch.float32, "labels of one level", 0, 0),
+    (torch.float32, "masks", 0, 20),
+    (torch.float64, "labels of one level", 3, 20),
+    (torch.float16, "labels", 7, 7),
+    (torch.float16, "masks", 0, 0),
+    (torch.bfloat16, "nothing", 3, 20),
+]
+# interpreted, a kernel takes seconds, and tracing a graph around it adds nothing that torch's backend does not show
+CHECKS = ["test_schema", "test_faketensor", *([] if INTERPRETED else ["test_autograd_registration"])]
+CHECKS += [] if INTERPRETED else ["test_aot_dispatch_dynamic"]
+
+
+@OF_TORCH
+@pytest.mark.parametrize(("dtype", "ignoring", "own_size", "size"), OPERATORS, ids=str)
+def test_operators_of_the_logits(backend, device, dtype, ignoring, own_size, size):
+    """`opcheck`: schema, no aliases, and fake tensors with the shapes, dtypes and strides of real ones."""
+    name, computing = operator_backend(backend, dtype), dtype if dtype == torch.float64 else torch.float32
+    generator = torch.Generator().manual_seed(0)
+    levels = [torch.randn(size, generator=generator).to(device, dtype) for size in (40, 0, 9)]
+    masks = [(torch.rand(len(level), generator=generator) < 0.3).to(device) for level in levels]
+    labels = [-mask.to(torch.float32) for mask in masks]
+    ignores = {"nothing": [None] * 3, "masks": masks, "labels": labels, "labels of one level": [labels[0], None, None]}
+    own = levels[0][:own_size].to(computing)
+    positives = own if size == own_size else torch.randn(size, generator=generator).to(own)
+    masked = masks[0][:own_size] if ignoring == "masks" else None
+    weights, poison = positives.double().abs(), positives.new_zeros(())
+    opcheck(count, (name, positives, own, levels, ignores[ignoring], masked, 0.5), test_utils=CHECKS)
+    opcheck(scatter, (name, weights, positives, levels, ignores[ignoring], 0.5, poison), test_utils=CHECKS)
+
+
+@OF_TORCH
+@pytest.mark.parametrize(("dtype", "positives"), [(torch.float32, 0), (torch.float32, 11), (torch.float64, 1)], ids=str)
+def test_operators_of_the_positives(backend, device, dtype, positives):
+    name = operator_backend(backend, dtype)
+    generator = torch.Generator().manual_seed(0)
+    logits, quality, values = torch.randn(3, positives, generator=generator).to(device, dtype)
+    opcheck(sorting_sums, (name, logits, quality, 0.5), test_utils=CHECKS)
+    opcheck(sorting_demotion, (name, values, logits, quality, 0.5), test_utils=CHECKS)
+    opcheck(weigh_positives, (name, values, logits, 0.5), test_utils=CHECKS)
+
+
+def call_of(dtype: torch.dtype, positives: int, device: str, *, segments: int | None):
+    """(levels, ignores, index, quality, valid), localisation errors and `Segments.numbers`, for an operator."""
+    generator = torch.Generator().manual_seed(0)
+    levels = [torch.randn(size, generator=generator).to(device, dtype) for size in (40, 0, 8)]
+    masks = [(torch.rand(len(level), generator=generator) < 0.3).to(device) for level in levels]
+    index = torch.randperm(48, generator=generator)[:positives].to(device)
+    quality, error = torch.rand(2, positives, generator=generator).to(device)
+    valid = (torch.arange(positives, device=device) % 3 > 0) if segments else None
+    cut = cut_levels([len(level) for level in levels], segments)
+    return (levels, masks, index, quality, valid), error, cut.numbers()
+
+
+@OF_TORCH
+@pytest.mark.parametrize("loss", ["rank_sort", "average_precision", "alrp"])
+def test_operators_of_segments(backend, device, loss):
+    inputs, error, numbers = call_of(torch.float32, 12, device, segments=4)
+    given = error if loss == "alrp" else None
+    checked = ["test_schema", "test_faketensor"]
+    opcheck(segmented_forward, (backend, loss, *inputs, given, numbers, 0.5), test_utils=checked)
+    values, *saved = segmented_forward(backend, loss, *inputs, given, numbers, 0.5)
+    upstream = list(torch.ones_like(values))
+    opcheck(segmented_backward, (backend, loss, *inputs, saved, upstream, numbers, 0.5), test_utils=checked)
+
+
+@OF_TRITON
+@pytest.mark.parametrize("segments", [None, 4])
+@pytest.mark.parametrize("positives", [0, 1, 12])
+@pytest.mark.parametrize("loss", ["rank_sort", "average_precision", "alrp"])
+def test_triton_operators(backend, device, loss, positives, segments):
+    from rst.kernels.triton_operators import triton_backward, triton_forward
+
+    inputs, error, numbers = call_of(torch.float32, positives, device, segments=segments)
+    algorithm, given = backend.removeprefix("triton "), error if loss == "alrp" else None
+    opcheck(triton_forward, (algorithm, loss, *inputs, given, numbers, 0.5), test_utils=CHECKS)
+    values, *tables = triton_forward(algorithm, loss, *inputs, given, numbers, 0.5)
+    sorts = loss == "rank_sort"
+    rest = (tables, list(torch.ones_like(values)), given, numbers, sorts, sorts, 0.5)
+    opcheck(triton_backward, (algorithm, *inputs, *rest), test_utils=CHECKS)
+
+
+@OF_TRITON
+def test_triton_operators_of_own_scores(backend, device):
+    from rst.kernels.triton_operators import cells_of, triton_count, triton_pairs, triton_score
+
+    inputs, error, numbers = call_of(torch.bfloat16, 12, device, segments=4)
+    algorithm = backend.removeprefix("triton ")
+    opcheck(triton_count, (algorithm, *inputs, numbers, 0.5), test_utils=CHECKS)
+    masses, _, _, singles, doubles, ints = triton_count(algorithm, *inputs, numbers, 0.5)
+    sizes = 12, 4, cells_of(algorithm, 4), 0.5
+    for update in ([error], [error, error, None, error]):
+        opcheck(triton_score, (singles, doubles, ints, masses, update, *sizes), test_utils=CHECKS)
+    for values in (None, error):
+        opcheck(triton_pairs, (singles, ints, values, *sizes), test_utils=CHECKS)
+
+
+def operator_backend(backend: str, dtype: torch.dtype) -> str:
+    """The name of a backend for the operators: a key of `BACKENDS` in backends.py."""
+    if backend.startswith("triton") and dtype == torch.float64:
+        pytest.skip("Triton computes in float32")
+    return backend.replace(" ", ", ")
