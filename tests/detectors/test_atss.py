@@ -72,8 +72,8 @@ def test_the_logits_reach_the_kernels_as_the_convolutions_return_them(batch: Bat
     model.head.cls_logits.register_forward_hook(lambda module, inputs, output: maps.append(output))
     build_ranking = kernel_targets.build_ranking
 
-    def spy(levels: Any, targets: Any) -> Any:
-        ranking = build_ranking(levels, targets)
+    def spy(levels: Any, targets: Any, segments: Any) -> Any:
+        ranking = build_ranking(levels, targets, segments)
         seen.append((levels, targets, ranking))
         return ranking
 
