@@ -28,11 +28,12 @@ from .triton_tables import (
 )
 
 BLOCK_P = 16
-# Count: 16 x 128 pairs are 8 pairs a thread with 8 warps. One H fits an int32 (at most 2^30 units), a sum an int64.
-COUNT_BLOCK_N, COUNT_WARPS = 128, 8
+# Count: 16 x 64 pairs are 8 pairs a thread with 4 warps: more would spill registers. One H fits an int32 (at most 2^30
+# units), a sum an int64.
+COUNT_BLOCK_N, COUNT_WARPS = 64, 4
 # Columns of one program: long enough to hide the loads of its rows, short enough to fill a GPU when R is small. The
 # interpreter pays per operation, whatever the tile.
-TILES_PER_PROGRAM = 4 if INTERPRETED else 32
+TILES_PER_PROGRAM = 8 if INTERPRETED else 64
 # Scatter: 16 x 256 pairs are 32 registers a thread with 4 warps; wide in the columns, which are read and written once.
 SCATTER_BLOCK_N = 256
 
