@@ -25,7 +25,7 @@ MOST_RANKED = 4096
 BLOCK_P, BLOCK_N = (256, 1024) if INTERPRETED else (32, 128)
 GATHER_BLOCK = 4096 if INTERPRETED else 256
 # Entries that one program sets to 0.
-ZEROED = 1 << 20 if INTERPRETED else 1 << 11
+ZEROED = 1 << 14 if INTERPRETED else 1 << 11
 
 
 @triton.jit
@@ -112,9 +112,8 @@ def order_kernel(
     Rows are the R positives, then S + 1 bounds, each before all positives of its segment: their ranks are the starts.
     """
     program = tl.program_id(0)
-    for begin in range(0, ZEROED, BLOCK_N):
-        entry = program.to(tl.int64) * ZEROED + begin + tl.arange(0, BLOCK_N)
-        tl.store(units_ptr + entry, tl.zeros((BLOCK_N,), tl.int64), mask=entry < zeros)
+    entry = program.to(tl.int64) * ZEROED + tl.arange(0, ZEROED)
+    tl.store(units_ptr + entry, tl.zeros((ZEROED,), tl.int64), mask=entry < zeros)
     if program * BLOCK_P < positives_size + segments + 1:
         row = program * BLOCK_P + tl.arange(0, BLOCK_P)
         is_positive = row < positives_size
