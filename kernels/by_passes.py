@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from .group import Group
-from .parts import Part, fill, of, per_segment, split_ranking
+from .parts import Part, fill, masked_positives, of, per_segment, split_ranking
 from .passes import LogitPasses, Masses, PairPasses, SortingSums
 from .places import gather_levels
 from .scores import Counts, Loss, Update, alrp_charge
@@ -68,36 +68,18 @@ class ByPasses:
     def forward(
         self, loss: Loss, ranking: Ranking, delta: float, process_group: ProcessGroup | None, errors: Tensor | None
     ) -> tuple[list[Tensor], list[Tensor], Kept]:
-        dtype = ranking.computing_dtype
         group = Group(process_group, len(ranking.index), ranking.index.device)
-        own = gather_levels(ranking.levels, ranking.index, ranking.valid).to(dtype)
-        positives, quality = group.gather(own), group.gather(ranking.quality.to(dtype))
-        segment = None if ranking.whole else group.gather(ranking.segment_of_positives())
-        parts = split_ranking(ranking, segment, group.own)
-        masses, reuse = self._count(parts, positives, own, delta)
-        masses = group.add(masses)
-        true_positives = masses.true_positives
-        if segment is not None:  # padding has only itself above it
-            true_positives = torch.where(segment == ranking.segments.number, self_pair(delta), true_positives)
-        counts = Counts(
-            masses.false_positives,
-            true_positives,
-            positives,
-            quality,
-            delta,
-            self._pairs(parts),
-            segment,
-            ranking.segments.number,
-        )
+        counts, poison, parts, reuse = self.count(ranking, delta, group)
+        dtype, segment = ranking.computing_dtype, counts.segment
         all_errors = None if errors is None else group.gather(errors.detach().double())
         # in a compiled graph with dense targets P is unknown: there a score is called without positives too
         if torch.compiler.is_compiling() or group.total:
             updates = loss.updates_of(counts, all_errors)
         else:
-            nothing = torch.zeros_like(masses.false_positives)
+            nothing = torch.zeros_like(counts.false_positives)
             updates = (Update(nothing, nothing, nothing),) * loss.updates
         # a NaN logit or quality makes every part of its segment NaN
-        poison = masses.poison + per_segment(parts, 0 * quality)
+        poison = poison + per_segment(parts, 0 * counts.quality)
         divisors = [group.divisor if part.rows is None else max(len(part.rows), 1) for part in parts]
         values = [per_segment(parts, update.error, divisors) + poison for update in updates]
         saved = [table for update in updates for table in update[1:] if table is not None]
@@ -106,9 +88,24 @@ class ByPasses:
             values.append(per_segment(parts, all_errors * charge) + poison)
             saved.append(charge)
         flags = [(update.negative_weight is not None, update.positive_weight is not None) for update in updates]
-        saved = [positives, quality, poison.to(dtype), *([] if segment is None else [segment]), *saved]
+        saved = [counts.logits, counts.quality, poison.to(dtype), *([] if segment is None else [segment]), *saved]
         shaped = [value.reshape(ranking.segments.shape).to(dtype) for value in values]
         return shaped, saved, Kept(group, reuse, flags, all_errors is not None)
+
+    def count(self, ranking: Ranking, delta: float, group: Group) -> tuple[Counts, Tensor, list[Part], list[Any]]:
+        """The counts for a score, the poison (S,) of NaN logits, the parts, and what their scatters can use again."""
+        dtype, number = ranking.computing_dtype, ranking.segments.number
+        own = gather_levels(ranking.levels, ranking.index, ranking.valid).to(dtype)
+        positives, quality = group.gather(own), group.gather(ranking.quality.to(dtype))
+        segment = None if ranking.whole else group.gather(ranking.segment_of_positives())
+        parts = split_ranking(ranking, segment, group.own, masked=masked_positives(ranking))
+        masses, reuse = self._count(parts, positives, own, delta)
+        false_positives, true_positives, poison, _ = group.add(masses)
+        if segment is not None:  # padding has only itself above it
+            true_positives = torch.where(segment == number, self_pair(delta), true_positives)
+        pairs = self._pairs(parts)
+        counts = Counts(false_positives, true_positives, positives, quality, delta, pairs, segment, number)
+        return counts, poison, parts, reuse
 
     def backward(
         self, ranking: Ranking, saved: list[Tensor], kept: Kept, upstream: list[Tensor | None], delta: float

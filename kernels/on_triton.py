@@ -26,7 +26,7 @@ from .triton_order import sort_positives
 from .triton_pieces import pieces_of
 from .triton_place import place
 from .triton_scans import build_profile, integrate, units_per_logit
-from .triton_scores import ERRORS, HOUSE, UPDATE, Scored, charge_errors, score
+from .triton_scores import ERRORS, OF_NAME, UPDATE, Scored, charge_errors, score
 from .triton_step import launch_context
 from .triton_tables import Tables, new_tables
 
@@ -90,7 +90,7 @@ class OnTriton:
             if process_group is not None:
                 counted = self._add_masses(counted, group, delta)
             all_errors = None if errors is None else group.gather(errors.detach()).contiguous()
-            values = score_house(loss.name, counted, delta, all_errors, ranking.segments.shape)
+            values = score_named(loss.name, counted, delta, all_errors, ranking.segments.shape)
         tables = counted.tables
         kept = Kept(
             tables.positives,
@@ -168,10 +168,10 @@ def masses_of(counted: Counted, delta: float) -> CallerMasses:
     return write_masses(counted.tables, counted.source, counted.units, counted.along, delta)
 
 
-def score_house(
+def score_named(
     name: str, counted: Counted, delta: float, errors: Tensor | None, shape: tuple[int, ...]
 ) -> list[Tensor]:
-    """The values of a loss of the house, its updates written into the tables; `errors` (R,) are those of aLRP."""
+    """The values of a loss that has a name, its updates written into the tables; `errors` (R,) are those of aLRP."""
     tables = counted.tables
     device = tables.ints.device
     parts = 1 if name == "average_precision" else 2
@@ -184,7 +184,7 @@ def score_house(
         sums = torch.empty(tables.positives, dtype=torch.float32, device=device)
         below = torch.empty(tables.positives, dtype=torch.int64, device=device)
         triton_pairs.weigh(tables, errors, sums, delta)
-    scored = Scored(HOUSE[name], values, sums, errors, below)
+    scored = Scored(OF_NAME[name], values, sums, errors, below)
     score(tables, scored, counted.source, counted.units, counted.along, delta)
     if errors is not None and below is not None:
         charge_errors(tables, values[1], errors, below)

@@ -21,12 +21,11 @@ class Part(NamedTuple):
     own: Tensor | None  # (p,) int64, its positives among the P
 
 
-def split_ranking(ranking: Ranking, segment: Tensor | None, own: slice) -> list[Part]:
+def split_ranking(ranking: Ranking, segment: Tensor | None, own: slice, *, masked: Tensor | None = None) -> list[Part]:
     """The parts of a call; `segment` (R,) is that of each positive, S for padding, or None if there is but one part.
 
-    `own` are this process's positives among the R.
+    `own` are this process's positives among the R; `masked` (P,) those of them that a mask covers, for the count.
     """
-    masked = _masked(ranking)
     if segment is None:
         whole = Ranking(ranking.levels, ranking.index, ranking.quality, ranking.ignores, ranking.segments, None, masked)
         return [Part(whole, [(0, ranking.size)], None, None)]
@@ -84,7 +83,7 @@ def fill(parts: list[Part], values: Tensor, like: Tensor, *, mean: bool = False)
     return filled
 
 
-def _masked(ranking: Ranking) -> Tensor | None:
+def masked_positives(ranking: Ranking) -> Tensor | None:
     """(P,) bool: the positives that a mask covers; None: there is none, because dense labels tell both apart."""
     masks = [ignore for ignore in ranking.ignores if ignore is not None and ignore.dtype == torch.bool]
     if len(masks) < len(ranking.ignores):

@@ -79,7 +79,7 @@ def rank_sort(
 
     Raises:
         ValueError: a wrong shape, device or value; the message names the argument. Values are checked on a CPU only,
-            and not inside `torch.compile`.
+            and not inside `torch.compile`. Triton makes both values NaN for an index that lies in no level.
         TypeError: logits that are not float tensors.
 
     Example:

@@ -164,7 +164,8 @@ def _from_sparse(flat: list[Tensor], levels: list[Tensor], targets: SparseTarget
             if mask.dtype != torch.bool:
                 raise ValueError(f"targets.ignore: expected bool, got {mask.dtype}")
         ignores = [mask.reshape(-1) for mask in masks]
-    return Ranking(flat, targets.index, targets.quality.detach(), ignores, segments, targets.valid)
+    valid = None if targets.valid is None else targets.valid.contiguous()
+    return Ranking(flat, targets.index.contiguous(), targets.quality.detach().contiguous(), ignores, segments, valid)
 
 
 def _check_sparse(targets: SparseTargets, flat: list[Tensor]) -> None:

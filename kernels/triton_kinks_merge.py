@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .triton_kinks import WIDEST, cell_of, offset_units
-from .triton_step import INTERPRETED, LARGEST, launch, replace_infinities
+from .triton_step import INTERPRETED, LARGEST, blocks_of, launch, replace_infinities
 from .triton_tables import (
     COUNTED,
     OWN,
@@ -262,14 +262,13 @@ def kinks_kernel(
 
 def cell_count(positives: int, segments: int, hard: bool) -> int:
     """G for R positives in S segments of about the same size; no result depends on it."""
-    kinks = triton.cdiv(positives, segments) * (1 if hard else 2)
+    kinks = blocks_of(positives, segments) * (1 if hard else 2)
     return min(max(1 << max(CELLS_PER_KINK * kinks - 1, 0).bit_length(), LEAST_CELLS), MOST_CELLS)
 
 
 def build_kinks(tables: Tables, tallies: Tensor, delta: float, units: float) -> None:
     """Writes the kinks of the sorted positives into `tables`, and adds the positives to `tallies` (2, rows, 2)."""
-    largest = min(tables.positives, 4 * triton.cdiv(tables.positives, tables.segments))  # of most segments
-    programs = triton.cdiv(max(largest, tables.cells + 2), BLOCK)
+    programs = blocks_of(max(tables.longest, tables.cells + 2), BLOCK)
     launch(
         kinks_kernel,
         (programs, tables.segments),
@@ -280,8 +279,7 @@ def build_kinks(tables: Tables, tallies: Tensor, delta: float, units: float) -> 
         tables.singles,
         tables.doubles,
         tables.ints,
-        tables.positives,
-        tables.segments,
+        *tables.sizes,
         tallies,
         HARD=delta == 0,
         CELLS=tables.cells,

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .torch_step import self_pair
-from .triton_step import INTERPRETED, launch
+from .triton_step import INTERPRETED, blocks_of, launch
 from .triton_tables import SIZES, Tables, first_row, order_table, place_table, row_count
 
 H_UNITS = tl.constexpr(1073741824.0)  # of the masses that tiles add up
@@ -171,10 +171,9 @@ def write_masses(tables: Tables, source: int, units: Tensor, along: Tensor, delt
         torch.empty((2, size), dtype=torch.float32, device=device),
         torch.empty(size, dtype=torch.int64, device=device),
     )
-    longest = min(size, 4 * triton.cdiv(size, segments))
     launch(
         masses_kernel,
-        (max(triton.cdiv(longest, BLOCK), 1), segments + 1),
+        (blocks_of(tables.longest, BLOCK), segments + 1),
         tables.singles,
         tables.ints,
         size,

@@ -73,7 +73,7 @@ def triton_forward(
         group = Group(None, len(index), index.device)
         counted = on_triton.count(algorithm, ranking, group, delta, cells_of(algorithm, segments))
         given = None if errors is None else errors.contiguous()
-        values = on_triton.score_house(loss, counted, delta, given, (segments,))
+        values = on_triton.score_named(loss, counted, delta, given, (segments,))
     return torch.stack(values), counted.tables.singles, counted.tables.doubles, counted.tables.ints
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from .group import Group
 from .targets import Ranking
 from .triton_pieces import NO_PIECES, Pieces, gather_positives
-from .triton_step import INTERPRETED, launch
+from .triton_step import INTERPRETED, blocks_of, launch
 from .triton_tables import COUNTED, OWN, SIZES, Tables, flags_table, order_table, quality_table
 
 # Up to so many positives, all pairs of keys are compared: 2^24 comparisons, spread over the GPU.
@@ -168,7 +168,7 @@ def sort_positives(
     rows = tables.positives + tables.segments + 1
     launch(
         order_kernel,
-        (max(triton.cdiv(rows, BLOCK_P), triton.cdiv(zeros, ZEROED)),),
+        (max(blocks_of(rows, BLOCK_P), blocks_of(zeros, ZEROED)),),
         group.own.start,
         len(ranking.index),
         quality,
@@ -177,8 +177,7 @@ def sort_positives(
         order,
         tables.singles,
         tables.ints,
-        tables.positives,
-        tables.segments,
+        *tables.sizes,
         units,
         zeros,
         SORTED=is_sorted,
@@ -194,16 +193,15 @@ def _gather(ranking: Ranking, launches: list[Pieces], segments: int) -> tuple[Te
     keys = torch.empty(size, dtype=torch.int64, device=device)
     flags = torch.empty(size, dtype=torch.int32, device=device)
     quality = torch.empty(size, dtype=torch.float32, device=device)
-    index = ranking.index.contiguous()
-    valid = index if ranking.valid is None else ranking.valid.contiguous().view(torch.uint8)
+    valid = ranking.index if ranking.valid is None else ranking.valid.view(torch.uint8)
     for number, pieces in enumerate(launches or [NO_PIECES] if size else []):
         launch(
             gather_kernel,
-            (triton.cdiv(size, GATHER_BLOCK),),
+            (blocks_of(size, GATHER_BLOCK),),
             size,
-            index,
+            ranking.index,
             valid,
-            ranking.quality.contiguous(),
+            ranking.quality,
             *pieces.arguments,
             pieces.begins,
             segments,

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .triton_pairs_tree import sorting_sums_sorted, weigh_sorted
-from .triton_step import INTERPRETED, clamp_infinities, inverse_width, launch, step
+from .triton_step import INTERPRETED, blocks_of, clamp_infinities, inverse_width, launch, step
 from .triton_tables import (
     SIZES,
     Tables,
@@ -123,15 +123,9 @@ def weigh_kernel(
         first_row += tl.num_programs(0) * BLOCK_P
 
 
-def row_programs(tables: Tables) -> int:
-    """Programs for the rows of one segment: enough for most of them; longer ones take turns."""
-    longest = min(tables.positives, 4 * triton.cdiv(tables.positives, tables.segments))
-    return max(triton.cdiv(longest, BLOCK_P), 1)
-
-
 def has_many(tables: Tables) -> bool:
     """Whether pairs are too many to be visited, as far as the host knows: it does not know the segments' sizes."""
-    return triton.cdiv(tables.positives, tables.segments) > MANY
+    return blocks_of(tables.positives, tables.segments) > MANY
 
 
 def sorting_sums(tables: Tables, sums: Tensor, delta: float, *, caller: bool = False) -> None:
@@ -143,11 +137,10 @@ def sorting_sums(tables: Tables, sums: Tensor, delta: float, *, caller: bool = F
         return
     launch(
         sorting_sums_kernel,
-        (row_programs(tables), tables.segments),
+        (blocks_of(tables.longest, BLOCK_P), tables.segments),
         tables.singles,
         tables.ints,
-        tables.positives,
-        tables.segments,
+        *tables.sizes,
         sums,
         inverse_width(delta),
         CALLER=caller,
@@ -166,12 +159,11 @@ def weigh(tables: Tables, values: Tensor, weighed: Tensor, delta: float, *, call
         return
     launch(
         weigh_kernel,
-        (row_programs(tables), tables.segments),
+        (blocks_of(tables.longest, BLOCK_P), tables.segments),
         values,
         tables.singles,
         tables.ints,
-        tables.positives,
-        tables.segments,
+        *tables.sizes,
         weighed,
         inverse_width(delta),
         CALLER=caller,

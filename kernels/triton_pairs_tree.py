@@ -17,14 +17,13 @@ fixed order. Values are divided by the largest of their segment, so no segment a
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from .triton_pairs_ask import ask_kernel
 from .triton_pairs_bands import BLOCK as BAND_BLOCK
 from .triton_pairs_bands import DEMOTION, SORTING, WEIGHING, bands_kernel
 from .triton_pairs_levels import BLOCK, SUMS, split_kernel
-from .triton_step import launch_context
+from .triton_step import blocks_of, launch_context
 
 # Units in a band, 2^40: logits are rounded to 1e-12 of a band. Fewer above 2^22 positives: their sum stays below 2^62.
 UNIT_BITS = 40
@@ -89,7 +88,7 @@ def _sum(
         ascending = quality.sort().values
     values = positives if values is None else values.contiguous()
     peak = begin if sorting else torch.zeros_like(begin)
-    halves, blocks = 2 if sorting else 1, triton.cdiv(size, BLOCK)
+    halves, blocks = 2 if sorting else 1, blocks_of(size, BLOCK)
     scaled = positives if sorting else empty(size, dtype=torch.float64)
     rank, members = empty(size, dtype=torch.int32), empty(2, size, dtype=torch.int32)
     ends, fraction = empty(2 if hard else 4, size, dtype=torch.int32), empty(size, dtype=torch.int64)
@@ -110,7 +109,7 @@ def _sum(
     asks: dict[str, Any] = {**common, "BITS": bits, "BLOCK": BLOCK}
     tasks = halves + (kind != WEIGHING.value)
     with launch_context(positives):
-        bands_kernel[(triton.cdiv(size, BAND_BLOCK),)](
+        bands_kernel[(blocks_of(size, BAND_BLOCK),)](
             positives,
             quality,
             ascending,

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .targets import Ranking
-from .triton_step import ignore_argument
+from .triton_step import blocks_of, ignore_argument
 
 MOST_PIECES = 16
 FOLD = tl.constexpr(16)
@@ -40,7 +40,7 @@ class Pieces(NamedTuple):
     def tiles(self, block: int) -> int:
         """How many tiles of `block` logits they make; a tile has logits of one part only."""
         shapes = zip(self.sizes, self.parts, strict=True)
-        return sum(triton.cdiv(size // 16, block) * (parts // 16) for size, parts in shapes)
+        return sum(blocks_of(size // 16, block) * (parts // 16) for size, parts in shapes)
 
     @property
     def constants(self) -> dict[str, Any]:

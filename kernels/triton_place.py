@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_pairs import BLOCK_N, BLOCK_P, has_many, load_row, row_programs
+from .triton_pairs import BLOCK_N, BLOCK_P, has_many, load_row
 from .triton_pairs_tree import sorting_demotion_sorted
 from .triton_pieces import FOLD, Pieces
-from .triton_step import inverse_width, launch, step
+from .triton_step import blocks_of, inverse_width, launch, step
 from .triton_tables import (
     CHARGE,
     POSITIVE_WEIGHT,
@@ -28,6 +28,7 @@ from .triton_tables import (
     quality_table,
     update_table,
     upstream_scale,
+    with_stride,
 )
 
 # How positives push others down (DEMOTION): not at all, by pairs, or as given.
@@ -154,12 +155,11 @@ def place(
     demotion = None
     if demotes and has_many(tables):
         demotion = _demotion_of_many(tables, upstream[1] if sorts else upstream[0], processes, delta)
-    first, second = (unused if each is None else each for each in upstream)
     for number, pieces in enumerate(launches if len(index) else []):
         charged = error_gradient is not None and number == 0
         launch(
             place_kernel,
-            (row_programs(tables), tables.segments + charged),
+            (blocks_of(tables.longest, BLOCK_P), tables.segments + charged),
             index,
             own_begin,
             len(index),
@@ -170,12 +170,9 @@ def place(
             tables.singles,
             tables.doubles,
             tables.ints,
-            tables.positives,
-            tables.segments,
-            first,
-            first.stride(0) if upstream[0] is not None and first.dim() else 0,
-            second,
-            second.stride(0) if upstream[1] is not None and second.dim() else 0,
+            *tables.sizes,
+            *with_stride(upstream[0], unused),
+            *with_stride(upstream[1], unused),
             unused if demotion is None else demotion,
             unused if error_gradient is None else error_gradient,
             processes,

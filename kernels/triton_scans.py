@@ -32,6 +32,7 @@ from .triton_tables import (
     threshold_table,
     update_table,
     upstream_scale,
+    with_stride,
 )
 
 # A scan is one program, so its time is that of its longest chain: few blocks, as wide as the registers allow. The
@@ -216,8 +217,7 @@ def integrate(tables: Tables, tallies: Tensor, along: Tensor, delta: float, unit
         tables.singles,
         tables.doubles,
         tables.ints,
-        tables.positives,
-        tables.segments,
+        *tables.sizes,
         tallies,
         along,
         units,
@@ -235,10 +235,8 @@ def build_profile(tables: Tables, upstream: Tensor, processes: int, profile: Ten
         tables.singles,
         tables.doubles,
         tables.ints,
-        tables.positives,
-        tables.segments,
-        upstream,
-        upstream.stride(0) if upstream.dim() else 0,
+        *tables.sizes,
+        *with_stride(upstream, upstream),
         processes,
         profile,
         units_per_logit(delta),

@@ -39,7 +39,7 @@ WARPS = 8
 
 # What is scored (LOSS). Of a caller's own score: its errors, or a whole update.
 RANK_SORT, AVERAGE_PRECISION, ALRP, ERRORS, UPDATE = range(5)
-HOUSE = {"rank_sort": RANK_SORT, "average_precision": AVERAGE_PRECISION, "alrp": ALRP}
+OF_NAME = {"rank_sort": RANK_SORT, "average_precision": AVERAGE_PRECISION, "alrp": ALRP}
 
 
 class Scored(NamedTuple):
@@ -245,8 +245,7 @@ def score(tables: Tables, scored: Scored, source: int, units: Tensor, along: Ten
         tables.singles,
         tables.doubles,
         tables.ints,
-        tables.positives,
-        tables.segments,
+        *tables.sizes,
         units,
         along,
         units,
@@ -272,8 +271,7 @@ def charge_errors(tables: Tables, value: Tensor, errors: Tensor, below: Tensor) 
         tables.singles,
         tables.doubles,
         tables.ints,
-        tables.positives,
-        tables.segments,
+        *tables.sizes,
         BLOCK=BLOCK,
         num_warps=WARPS,
     )

@@ -80,6 +80,11 @@ def ignore_argument(logits: Tensor, ignore: Tensor | None) -> tuple[Tensor, int]
     return ignore.contiguous(), IGNORE_NEGATIVE
 
 
+def blocks_of(number: int, block: int) -> int:
+    """How many blocks cover a number of entries. On the host `triton.cdiv` is five times as slow."""
+    return -(-number // block)
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
     """Launches a kernel."""
     kernel[grid](*arguments, **constants)

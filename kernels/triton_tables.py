@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .triton_step import blocks_of
+
 # Flags of a positive.
 OWN = tl.constexpr(1)  # this process has it
 COUNTED = tl.constexpr(2)  # this process has it, and no mask covers its logit: the pass over the logits counts it too
@@ -37,6 +39,16 @@ class Tables(NamedTuple):
     positives: int  # R
     segments: int  # S
     cells: int  # G, 0 if there are no kinks
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The arguments `SIZES` of a kernel."""
+        return self.positives, self.segments
+
+    @property
+    def longest(self) -> int:
+        """A number of positives that few segments exceed; in those, the programs of a kernel take turns."""
+        return max(min(self.positives, 4 * blocks_of(self.positives, self.segments)), 1)
 
     @property
     def sorted_logits(self) -> Tensor:
@@ -151,3 +163,10 @@ def upstream_scale(upstream_ptr, segment, stride, processes, size):
     """
     upstream = tl.load(upstream_ptr + segment.to(tl.int64) * stride).to(tl.float64)
     return upstream * (processes.to(tl.float64) / tl.maximum(size, 1).to(tl.float64))
+
+
+def with_stride(upstream: Tensor | None, unused: Tensor) -> tuple[Tensor, int]:
+    """The kernel arguments of an upstream gradient () or (S,), which may be an expanded number, or of none."""
+    if upstream is None:
+        return unused, 0
+    return upstream, upstream.stride(0) if upstream.dim() else 0

@@ -22,7 +22,7 @@ from .triton_kinks import (
     offset_units,
 )
 from .triton_pieces import Pieces, find_part
-from .triton_step import INTERPRETED, launch, replace_infinities
+from .triton_step import INTERPRETED, blocks_of, launch, replace_infinities
 from .triton_tables import SIZES, Tables, row_count
 
 # Atomics to one address wait for each other. Programs add to one of several tables instead, all together at most so
@@ -177,8 +177,7 @@ def tally(tables: Tables, launches: list[Pieces], tallies: Tensor, number: int, 
             tiles,
             tables.singles,
             tables.ints,
-            tables.positives,
-            tables.segments,
+            *tables.sizes,
             tallies,
             number,
             WIDEST.value / units,
@@ -190,4 +189,4 @@ def tally(tables: Tables, launches: list[Pieces], tallies: Tensor, number: int, 
             num_warps=WARPS,
         )
     entries = 2 * (2 * tables.positives + tables.segments)
-    launch(reduce_kernel, (triton.cdiv(entries, REDUCE_BLOCK),), tallies, number, entries, BLOCK=REDUCE_BLOCK)
+    launch(reduce_kernel, (blocks_of(entries, REDUCE_BLOCK),), tallies, number, entries, BLOCK=REDUCE_BLOCK)

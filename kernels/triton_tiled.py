@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .triton_masses import H_UNITS
 from .triton_pieces import Pieces, find_part
-from .triton_step import INTERPRETED, clamp_infinities, inverse_width, launch, load_logits, step
+from .triton_step import INTERPRETED, blocks_of, clamp_infinities, inverse_width, launch, load_logits, step
 from .triton_tables import (
     COUNTED,
     NEGATIVE_WEIGHT,
@@ -25,6 +25,7 @@ from .triton_tables import (
     poison_table,
     update_table,
     upstream_scale,
+    with_stride,
 )
 
 BLOCK_P = 16
@@ -179,23 +180,16 @@ def scatter_kernel(
     tl.store(out_ptr + offsets, total.to(out_ptr.dtype.element_ty), mask=offsets < size)
 
 
-def row_programs(tables: Tables) -> int:
-    """Programs for the rows of one segment: enough for most of them; longer ones take turns."""
-    longest = min(tables.positives, 4 * triton.cdiv(tables.positives, tables.segments))
-    return max(triton.cdiv(longest, BLOCK_P), 1)
-
-
 def count(tables: Tables, launches: list[Pieces], units: Tensor, delta: float) -> None:
     """Adds the masses to `units`, (3 R + S,) and 0 before."""
     constants = {"HARD": delta == 0, "BLOCK_P": BLOCK_P, "BLOCK_N": COUNT_BLOCK_N}
     if tables.positives:
         launch(
             count_positives_kernel,
-            (row_programs(tables), tables.segments),
+            (blocks_of(tables.longest, BLOCK_P), tables.segments),
             tables.singles,
             tables.ints,
-            tables.positives,
-            tables.segments,
+            *tables.sizes,
             units,
             inverse_width(delta),
             **constants,
@@ -203,12 +197,11 @@ def count(tables: Tables, launches: list[Pieces], units: Tensor, delta: float) -
     for pieces in launches:
         launch(
             count_kernel,
-            (pieces.tiles(COUNT_BLOCK_N * TILES_PER_PROGRAM), row_programs(tables)),
+            (pieces.tiles(COUNT_BLOCK_N * TILES_PER_PROGRAM), blocks_of(tables.longest, BLOCK_P)),
             *pieces.arguments,
             tables.singles,
             tables.ints,
-            tables.positives,
-            tables.segments,
+            *tables.sizes,
             units,
             delta,
             inverse_width(delta),
@@ -241,10 +234,8 @@ def scatter(
             tables.singles,
             tables.doubles,
             tables.ints,
-            tables.positives,
-            tables.segments,
-            upstream,
-            upstream.stride(0) if upstream.dim() else 0,
+            *tables.sizes,
+            *with_stride(upstream, upstream),
             processes,
             delta,
             inverse_width(delta),

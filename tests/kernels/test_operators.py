@@ -12,11 +12,17 @@ from torch.library import opcheck
 from rst.kernels.operators import (
     count,
     scatter,
-    segmented_backward,
-    segmented_forward,
     sorting_demotion,
     sorting_sums,
     weigh_positives,
+)
+from rst.kernels.segmented_operators import (
+    TABLES,
+    segmented_backward,
+    segmented_count,
+    segmented_forward,
+    segmented_pairs,
+    segmented_sums,
 )
 from rst.kernels.segments import cut_levels
 
@@ -38,7 +44,8 @@ OPERATORS = [
     (torch.bfloat16, "nothing", 3, 20),
 ]
 # interpreted, a kernel takes seconds, and tracing a graph around it adds nothing that torch's backend does not show
-CHECKS = ["test_schema", "test_faketensor", *([] if INTERPRETED else ["test_autograd_registration"])]
+SHAPES = ["test_schema", "test_faketensor"]
+CHECKS = [*SHAPES, *([] if INTERPRETED else ["test_autograd_registration"])]
 CHECKS += [] if INTERPRETED else ["test_aot_dispatch_dynamic"]
 
 
@@ -88,11 +95,24 @@ def call_of(dtype: torch.dtype, positives: int, device: str, *, segments: int | 
 def test_operators_of_segments(backend, device, loss):
     inputs, error, numbers = call_of(torch.float32, 12, device, segments=4)
     given = error if loss == "alrp" else None
-    checked = ["test_schema", "test_faketensor"]
-    opcheck(segmented_forward, (backend, loss, *inputs, given, numbers, 0.5), test_utils=checked)
-    values, *saved = segmented_forward(backend, loss, *inputs, given, numbers, 0.5)
-    upstream = list(torch.ones_like(values))
-    opcheck(segmented_backward, (backend, loss, *inputs, saved, upstream, numbers, 0.5), test_utils=checked)
+    opcheck(segmented_forward, (backend, loss, *inputs, given, numbers, 0.5), test_utils=SHAPES)
+    values, positives, quality, poison, segment, tables = segmented_forward(backend, loss, *inputs, given, numbers, 0.5)
+    saved = [positives, quality, poison, segment, *tables]
+    flags = [flag for pair in TABLES[loss] for flag in pair]
+    rest = (saved, flags, loss == "alrp", list(torch.ones_like(values)), numbers, 0.5)
+    opcheck(segmented_backward, (backend, *inputs, *rest), test_utils=SHAPES)
+
+
+@OF_TORCH
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_operators_of_segments_around_own_scores(backend, device, dtype):
+    inputs, error, numbers = call_of(dtype, 12, device, segments=4)
+    opcheck(segmented_count, (backend, *inputs, numbers, 0.5), test_utils=SHAPES)
+    _, _, (positives, quality), segment = segmented_count(backend, *inputs, numbers, 0.5)
+    for values in (None, error.to(positives)):
+        opcheck(segmented_pairs, (backend, positives, quality, values, segment, 4, 0.5), test_utils=SHAPES)
+    for mean in (False, True):
+        opcheck(segmented_sums, (error, segment, 4), {"mean": mean}, test_utils=SHAPES)
 
 
 @OF_TRITON

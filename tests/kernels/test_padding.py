@@ -74,3 +74,29 @@ def test_wrong_padding(backend, device, valid, error, message):
     whole = call([60], 5, device)
     with pytest.raises(error, match=message):
         rank_sort(whole.levels, SparseTargets(whole.index, whole.quality, None, valid), **named(backend))
+
+
+def test_targets_need_not_be_contiguous(backend, device):
+    whole = call([60, 90], 20, device)
+    targets = SparseTargets(whole.index, whole.quality, whole.masks).padded(24)
+    strided = [torch.stack([each, each], 1)[:, 0] for each in (targets.index, targets.quality, targets.valid)]
+    assert not any(each.is_contiguous() for each in strided)
+    other = SparseTargets(strided[0], strided[1], whole.masks, strided[2])
+    for one, truth in zip(
+        *(whole.parts("rank_sort", each, **named(backend)) for each in (other, targets)), strict=True
+    ):
+        for part, expected in zip(one, truth, strict=True):
+            assert (part is None and expected is None) or torch.equal(part, expected)
+
+
+@pytest.mark.parametrize("outside", [-1, 150, 10**12])
+def test_triton_does_not_hide_an_index_outside_the_levels(monkeypatch, backend, device, outside):
+    """On a GPU an index is not checked, for that would be a host sync: its ranking becomes NaN."""
+    if not backend.startswith("triton"):
+        pytest.skip("torch's own index check raises")
+    monkeypatch.setattr("rst.kernels.targets._may_read", lambda tensor: False)
+    whole = call([60, 90], 20, device)
+    whole.index[7] = outside
+    values, gradients = whole.parts("rank_sort", SparseTargets(whole.index, whole.quality), **named(backend))
+    assert all(value.isnan() for value in values)
+    assert all(gradient.isnan().all() for gradient in gradients[:-1])

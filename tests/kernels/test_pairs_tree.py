@@ -5,38 +5,17 @@ R  positives      s  logits      y  qualities
 
 import pytest
 import torch
-from rank_sort_cases import INTERPRETED, assert_exact, named, named_rankings, outcome, random_ranking
+from pair_trees import DEVICE, TREES, every_tree, triton_only
+from rank_sort_cases import INTERPRETED
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rst.kernels import (
-    SparseTargets,
-    alrp,
-    rank_sort,
-    ranking_loss,
-    reference_passes,
-    torch_pairs,
-    torch_pairs_tree,
-)
-from rst.kernels.targets import targets_to
+from rst.kernels import reference_passes, torch_pairs, torch_pairs_tree
 
-TREES = {} if INTERPRETED else {"torch-cpu": (torch_pairs, torch_pairs_tree, "cpu")}
 if INTERPRETED or torch.cuda.is_available():
-    import unsorted_tree
+    from rst.kernels import triton_pairs_tree
 
-    from rst.kernels import triton_pairs, triton_pairs_tree
-
-    DEVICE = "cpu" if INTERPRETED else "cuda"
-    TREES[f"triton-{DEVICE}"] = (triton_pairs, unsorted_tree, DEVICE)
-    if not INTERPRETED:
-        TREES["torch-cuda"] = (torch_pairs, torch_pairs_tree, DEVICE)
-every_tree = pytest.mark.parametrize(("pairs", "tree", "device"), TREES.values(), ids=TREES)
-triton_only = pytest.mark.skipif(
-    not INTERPRETED and not torch.cuda.is_available(), reason="needs the interpreter or a GPU"
-)
 DELTAS = [0.5, 0.0] if INTERPRETED else [0.5, 0.0, 1e-3, 4.0]
-NAMED = named_rankings()
 
 
 def cases(size: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -128,7 +107,9 @@ def test_equals_the_visits_of_all_pairs_of_20000(monkeypatch, name, delta):
 @pytest.mark.skipif(not INTERPRETED, reason="compares with torch's on the CPU")
 def test_both_trees_agree_on_10000():
     logits, quality = cases(10_000)["ties"]
-    got, expected = (every_sum(module, logits, quality, 0.5) for module in (unsorted_tree, torch_pairs_tree))
+    got, expected = (
+        every_sum(module, logits, quality, 0.5) for module in (TREES[f"triton-{DEVICE}"][1], torch_pairs_tree)
+    )
     for total, other in zip(got, expected, strict=True):
         assert (total - other).abs().sum() <= 1e-7 * other.abs().sum()
 
@@ -187,37 +168,6 @@ def test_more_positives_than_the_crossover_take_the_tree(monkeypatch):
         assert calls == (list(names) if size > 3 else [])
 
 
-@triton_only
-@pytest.mark.parametrize("segments", [None, 3])
-def test_every_loss_on_triton_takes_the_tree_above_the_crossover(monkeypatch, segments):
-    """Values, gradients and padding as by pairs; `ranking_loss` asks in the caller's order."""
-    generator = torch.Generator().manual_seed(3)
-    start, error = torch.randn(90, generator=generator), torch.rand(20, generator=generator).to(DEVICE)
-    targets = SparseTargets(torch.randperm(90, generator=generator)[:20], torch.rand(20, generator=generator))
-    targets = targets_to(targets.padded(23), DEVICE)
-
-    def score(counts):
-        return counts.weigh(counts.quality) + counts.sorting_sums().deficit.double()
-
-    def everything() -> list[Tensor]:
-        made = []
-        for loss in (
-            lambda logits, **more: list(rank_sort(logits, targets, **more)),
-            lambda logits, **more: list(alrp(logits, targets, pad(error, (0, 3)), **more)),
-            lambda logits, **more: [ranking_loss(score, logits, targets, **more)],
-        ):
-            logits = start.to(DEVICE).requires_grad_()
-            parts = loss(logits, segments=segments, backend="triton", algorithm="breakpoints")
-            sum(part.sum() for part in parts).backward()
-            made += [*parts, logits.grad]
-        return made
-
-    by_pairs = everything()
-    monkeypatch.setattr(triton_pairs, "MANY", 0)
-    for got, expected in zip(everything(), by_pairs, strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)
-
-
 class Largest(TorchDispatchMode):
     """The bytes of the largest tensor that an operator returns."""
 
@@ -240,56 +190,6 @@ def test_memory_grows_with_the_positives_alone(pairs, tree, device, size):
         tree.sorting_demotion(quality, logits, quality, 0.5)
         tree.weigh_positives(quality, logits, 0.5)
     assert largest.size <= 32 * (size + 1)
-
-
-BACKENDS = {name: name.replace("triton", "triton breakpoints").rsplit("-", 1) for name in TREES}
-every_backend = pytest.mark.parametrize(("backend", "device"), BACKENDS.values(), ids=BACKENDS)
-
-
-@pytest.fixture
-def always_the_tree(monkeypatch):
-    for pairs, _, _ in TREES.values():
-        monkeypatch.setattr(pairs, "MANY", 0)
-
-
-# interpreted: without those that differ in their negatives alone
-# interpreted, a level takes two launches: there the rankings in which pairs are unusual
-PAIRED = ["typical", "ties", "hard step", "equal qualities", "infinite positives"] if INTERPRETED else list(NAMED)
-
-
-@every_backend
-@pytest.mark.parametrize("name", PAIRED)
-@pytest.mark.usefixtures("always_the_tree")
-def test_rank_sort_equals_the_dense_equations(backend, device, name):
-    assert_exact(outcome(NAMED[name], backend, device), NAMED[name])
-
-
-@every_backend
-@pytest.mark.parametrize("seed", range(4 if INTERPRETED else 40))
-@pytest.mark.usefixtures("always_the_tree")
-def test_rank_sort_equals_the_dense_equations_on_random_rankings(backend, device, seed):
-    ties = [0, 0.5, 0][seed % 3]
-    ranking = random_ranking(seed, 300, 1 + 7 * seed, [0.5, 0.0, 1.0, 0.1][seed % 4], ties=ties, spread=3 ** (seed % 3))
-    assert_exact(outcome(ranking, backend, device), ranking)
-
-
-@every_backend
-@pytest.mark.parametrize("where", ["logit", "quality"])
-@pytest.mark.usefixtures("always_the_tree")
-def test_nan_poisons_every_gradient(backend, device, where):
-    ranking = random_ranking(0, 60, 20)
-    index = (ranking.targets > 0).nonzero().squeeze(1)
-    logits, quality = ranking.logits.clone(), ranking.targets[index]
-    if where == "logit":
-        logits[index[3]] = torch.nan
-    else:
-        quality[3] = torch.nan
-    logits = logits.to(device).requires_grad_()
-    loss = rank_sort(logits, SparseTargets(index.to(device), quality.to(device)), **named(backend))
-    sum(loss).backward()
-    assert loss.sorting.isnan()
-    assert logits.grad is not None
-    assert logits.grad.isnan().all()
 
 
 def in_segments(sizes: list[int], padding: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

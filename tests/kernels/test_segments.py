@@ -9,6 +9,7 @@ from every_loss import LOSSES, every_backend, every_loss, outside_of_backends
 from rank_sort_cases import INTERPRETED, named
 from segment_cases import PARTS, Call, call
 from torch import Tensor
+from torch.nn.functional import pad
 
 from rst.kernels import RankSortLoss, SparseTargets, rank_sort
 
@@ -177,14 +178,18 @@ def test_a_weight_for_each_segment(backend, device):
 
 
 @outside_of_backends
-@pytest.mark.parametrize("loss", [name for name in LOSSES if name != "ranking_loss"])
-def test_compiled(backend, device, loss):
+@pytest.mark.parametrize("padded", [False, True], ids=["segments", "padding"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_compiled(backend, device, loss, padded):
     """One graph without a break, equal to eager."""
     whole = call([60, 90, 30], 30, device)
 
     def values(levels, index, quality, masks, error):
         more = {"localisation_error": error} if loss == "alrp" else {}
-        return PARTS[loss](levels, SparseTargets(index, quality, masks), segments=3, **more, **named(backend))
+        targets = SparseTargets(index, quality, masks)
+        if padded:
+            targets, more = targets.padded(33), {key: pad(value, (0, 3)) for key, value in more.items()}
+        return PARTS[loss](levels, targets, segments=None if padded else 3, **more, **named(backend))
 
     made = []
     for function in (values, torch.compile(values, fullgraph=True, backend="aot_eager")):

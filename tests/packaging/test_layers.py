@@ -11,10 +11,7 @@ TREE = Path(__file__).resolve().parents[2]
 LONGEST_FILE = 300  # lines
 
 # Files that may be longer, each with its reason.
-LONG_FILES: dict[str, str] = {
-    "tests/kernels/test_pairs_tree.py": "one algorithm, asked the same of two backends",
-    "tests/support/ranking_processes.py": "the program of a process and the cases it runs",
-}
+LONG_FILES: dict[str, str] = {}
 
 # Outside the standard library, what a file of the folder may import. None: anything but `NEVER`.
 ALLOWED: dict[str, set[str] | None] = {

@@ -234,10 +234,9 @@ def run(rank: int, world: int, backends: list[dict[str, str]]) -> dict:
         part = CASES[name].parts(world)[rank]
         for number, backend in enumerate(backends):
             got[name, loss, form, number] = outcome(loss, form, CASES[name].ranking, part, world_group, **backend)
-    uneven = CASES["uneven"]
+    part = CASES["uneven"].parts(world)[rank]
     for number, backend in enumerate(backends):
-        part = uneven.parts(world)[rank]
-        got["segments", number] = segmented_outcome(uneven.ranking, part, world_group, **backend)
+        got["segments", number] = segmented_outcome(CASES["uneven"].ranking, part, world_group, **backend)
     if INTERPRETED:
         return got
     case = CASES["ties"]
