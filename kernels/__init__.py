@@ -2,6 +2,7 @@
 
 from .alrp import AlrpLoss, SelfBalance, alrp
 from .average_precision import average_precision
+from .graphs import graphed_loss
 from .places import gather_levels
 from .rank_sort import RankSortLoss, rank_sort
 from .ranking_loss import ranking_loss
@@ -18,6 +19,7 @@ __all__ = [
     "alrp",
     "average_precision",
     "gather_levels",
+    "graphed_loss",
     "rank_sort",
     "ranking_loss",
 ]
