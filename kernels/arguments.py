@@ -80,7 +80,7 @@ def prepare(
     chosen = choose_backend(backend, algorithm, levels[0])
     ranking = build_ranking(levels, targets, segments)
     if chosen == "triton":
-        # all processes of a group must take the same algorithm, and they do not know each other's sizes yet
+        # how many positives the other processes of a group have is not known yet
         auto = "breakpoints" if group is not None and algorithm == "auto" else algorithm
         chosen = f"triton, {choose_algorithm(auto, len(ranking.index), ranking.size)}"
     runs = compiled_backend(chosen, whole=ranking.whole) if torch.compiler.is_compiling() else BACKENDS[chosen]

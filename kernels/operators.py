@@ -17,7 +17,7 @@ from torch.library import custom_op
 from .backends import BACKENDS, Backend
 from .by_passes import ByPasses
 from .passes import Masses, SortingSums
-from .segments import cut_levels
+from .segments import Segments, cut_levels
 from .targets import Ranking
 
 NAMESPACE = re.sub(r"\W", "_", __package__ or __name__)
@@ -66,6 +66,18 @@ def compiled_backend(name: str, *, whole: bool) -> Backend:
         return Segmented(name)
     operators = Operators(name)
     return ByPasses(operators, operators)
+
+
+def ranking_of(
+    levels: Sequence[Tensor],
+    ignores: Sequence[Tensor | None],
+    index: Tensor,
+    quality: Tensor,
+    valid: Tensor | None,
+    numbers: Sequence[int],  # `Segments.numbers`
+) -> Ranking:
+    """The ranking behind the arguments of an operator for a whole pass."""
+    return Ranking(list(levels), index, quality, list(ignores), Segments.of(numbers), valid)
 
 
 def passes_of(name: str) -> ByPasses:

@@ -15,10 +15,9 @@ from torch.library import custom_op
 
 from .by_passes import Kept, SegmentedPairs
 from .group import Group
-from .operators import add_op_namespace_prefix, passes_of
+from .operators import add_op_namespace_prefix, passes_of, ranking_of
 from .passes import SortingSums
 from .scores import Counts, Loss, alrp_updates, average_precision_updates, rank_sort_updates
-from .segments import Segments
 from .targets import Ranking
 
 NAMED = {
@@ -28,17 +27,6 @@ NAMED = {
 }
 # of each update: whether it has weights for negatives, and for positives
 TABLES = {"rank_sort": [(True, False), (False, True)], "average_precision": [(True, False)], "alrp": [(True, False)]}
-
-
-def _ranking(
-    levels: Sequence[Tensor],
-    ignores: Sequence[Tensor | None],
-    index: Tensor,
-    quality: Tensor,
-    valid: Tensor | None,
-    numbers: Sequence[int],  # `Segments.numbers`
-) -> Ranking:
-    return Ranking(list(levels), index, quality, list(ignores), Segments.of(numbers), valid)
 
 
 def _rows(segment: Tensor, segments: int) -> list[Tensor]:
@@ -59,7 +47,7 @@ def segmented_forward(
     delta: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Values (parts, S), then what `ByPasses` saves: (P,), (P,), (S,), (P,), and the tables (n, P)."""
-    ranking = _ranking(levels, ignores, index, quality, valid, numbers)
+    ranking = ranking_of(levels, ignores, index, quality, valid, numbers)
     values, saved, _ = passes_of(backend).forward(NAMED[loss], ranking, delta, None, errors)
     positives, of_positives, poison, segment, *tables = saved
     # tensors with memory of their own
@@ -95,7 +83,7 @@ def segmented_count(
     delta: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Masses (2, P) and poison (S,) in float64, logits and qualities (2, P), and the segment of each positive (P,)."""
-    ranking = _ranking(levels, ignores, index, quality, valid, numbers)
+    ranking = ranking_of(levels, ignores, index, quality, valid, numbers)
     counts, poison, _, _ = passes_of(backend).count(ranking, delta, Group(None, len(index), index.device))
     assert counts.segment is not None
     masses = torch.stack([counts.false_positives, counts.true_positives])
@@ -171,7 +159,7 @@ def segmented_backward(
     delta: float,
 ) -> list[Tensor]:
     """The gradients (n,) of the levels and (P,) of the localisation errors, which are 0 unless `charged`."""
-    ranking = _ranking(levels, ignores, index, quality, valid, numbers)
+    ranking = ranking_of(levels, ignores, index, quality, valid, numbers)
     flags = list(zip(tables[::2], tables[1::2], strict=True))
     kept = Kept(Group(None, len(index), index.device), [None] * numbers[0], flags, charged)
     gradients, of_errors = passes_of(backend).backward(ranking, list(saved), kept, list(upstream), delta)

@@ -17,10 +17,9 @@ from torch.library import custom_op
 from . import on_triton
 from .group import Group
 from .on_triton import Counted, Kept
-from .operators import add_op_namespace_prefix
+from .operators import add_op_namespace_prefix, ranking_of
 from .passes import SortingSums
 from .scores import Counts, Loss, Update
-from .segments import Segments
 from .targets import Ranking
 from .triton_masses import GIVEN
 from .triton_step import launch_context
@@ -30,17 +29,6 @@ from .triton_tables import Tables
 def cells_of(algorithm: str, segments: int) -> int:
     """G in a compiled graph."""
     return 0 if algorithm == "tiled" else 1 << (14 if segments == 1 else 12)
-
-
-def _ranking(
-    levels: Sequence[Tensor],
-    ignores: Sequence[Tensor | None],
-    index: Tensor,
-    quality: Tensor,
-    valid: Tensor | None,
-    pieces: Sequence[int],  # `Segments.numbers`
-) -> Ranking:
-    return Ranking(list(levels), index, quality, list(ignores), Segments.of(pieces), valid)
 
 
 def _new_tables(index: Tensor, algorithm: str, segments: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,7 +55,7 @@ def triton_forward(
     delta: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The values (parts, S) and the buffers of the tables."""
-    ranking = _ranking(levels, ignores, index, quality, valid, pieces)
+    ranking = ranking_of(levels, ignores, index, quality, valid, pieces)
     segments = ranking.segments.number
     with launch_context(index):
         group = Group(None, len(index), index.device)
@@ -96,7 +84,7 @@ def triton_count(
     delta: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`CallerMasses` and the buffers of the tables."""
-    ranking = _ranking(levels, ignores, index, quality, valid, pieces)
+    ranking = ranking_of(levels, ignores, index, quality, valid, pieces)
     with launch_context(index):
         group = Group(None, len(index), index.device)
         counted = on_triton.count(algorithm, ranking, group, delta, cells_of(algorithm, ranking.segments.number))
@@ -184,7 +172,7 @@ def triton_backward(
     delta: float,
 ) -> list[Tensor]:
     """The gradients (n,) of the levels, and with `errors` theirs (R,)."""
-    ranking = _ranking(levels, ignores, index, quality, valid, pieces)
+    ranking = ranking_of(levels, ignores, index, quality, valid, pieces)
     segments, size = ranking.segments.number, len(index)
     built = Tables(tables[0], tables[1], tables[2], size, segments, cells_of(algorithm, segments))
     kept = Kept(size, built.cells, 0, 1, sorting, spreads, None if errors is None else errors.dtype)
