@@ -3,7 +3,6 @@
 P  positives of this process      R  those of all processes of the group      M  logits of this process
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +20,8 @@ from .targets import Ranking, SparseTargets, Targets, as_levels, build_ranking, 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+# Beyond these float32 over- or underflows in the distances of ordinary logits, measured in deltas.
+LEAST_DELTA, MOST_DELTA = 1e-20, 1e20
 # What gradients are written in; other dtypes, of eight bits, can be read but not written.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Devices that cannot hold the tables of a ranking, which are float64: their logits are ranked on the CPU.
@@ -65,8 +66,14 @@ def prepare(
     segments: int | Sequence[int] | None,
 ) -> Prepared:
     """Checks the arguments that every loss takes; see `rank_sort` for them and the errors."""
-    if not (isinstance(delta, (int, float)) and math.isfinite(delta) and delta >= 0):
-        raise ValueError(f"delta: expected a finite number >= 0, got {delta!r}")
+    if not torch.compiler.is_compiling() and getattr(torch._C, "_are_functorch_transforms_active", bool)():
+        raise RuntimeError(
+            "torch.func: its transforms (grad, vmap, ...) cannot enter a ranking loss, which makes its own gradient; "
+            "use torch.autograd.grad, and `segments` for one ranking for each sample"
+        )
+    # by comparisons, which reject NaN too: Dynamo can trace them where delta is symbolic
+    if not isinstance(delta, (int, float)) or not (delta == 0 or LEAST_DELTA <= delta <= MOST_DELTA):
+        raise ValueError(f"delta: expected 0, or a number from {LEAST_DELTA} to {MOST_DELTA}, got {delta!r}")
     if group is not None and not (dist.is_available() and isinstance(group, dist.ProcessGroup)):
         raise ValueError(f"group: expected a torch.distributed.ProcessGroup that this process is in, got {group!r}")
     levels = as_levels(logits)

@@ -16,14 +16,15 @@ def rare_places(values: Tensor, is_low: Callable[[Tensor], Tensor]) -> Tensor:
     """The positions (k,) int64 of the `values` (n,) that are not low, ascending; a NaN is never low.
 
     `is_low` compares with a bound, so where the largest value of a block is low, the whole block is. On a CPU such
-    blocks are skipped, unless they are few; on other devices this does not pay.
+    blocks are skipped, unless they are few; on other devices this does not pay. A compiled graph fuses the comparison,
+    and may not know the number of blocks.
     """
-    whole = len(values) // BLOCK * BLOCK
-    if values.device.type != "cpu" or whole == 0:
+    if torch.compiler.is_compiling() or values.device.type != "cpu" or len(values) < BLOCK:
         return torch.logical_not(is_low(values)).nonzero().squeeze(1)
+    whole = len(values) // BLOCK * BLOCK
     blocks = values[:whole].view(-1, BLOCK)
     kept = torch.logical_not(is_low(blocks.amax(1))).nonzero().squeeze(1)
-    if not torch.compiler.is_compiling() and 2 * len(kept) > len(blocks):  # a graph knows no numbers
+    if 2 * len(kept) > len(blocks):
         return torch.logical_not(is_low(values)).nonzero().squeeze(1)
     block, column = torch.logical_not(is_low(blocks[kept])).nonzero(as_tuple=True)
     rest = torch.logical_not(is_low(values[whole:])).nonzero().squeeze(1)

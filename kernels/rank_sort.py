@@ -57,7 +57,7 @@ def rank_sort(
             Sparse: `SparseTargets(index, quality, ignore)`, which also saves a tensor as large as the logits. With
             its mask `valid`, a fixed number of positives may hold fewer.
         delta: half-width, in logits, of the interval over which the step between two logits is smoothed
-            (delta_RS = 0.5 in the paper); 0 is the hard step, with [x >= 0].
+            (delta_RS = 0.5 in the paper), from 1e-20 to 1e20; 0 is the hard step, with [x >= 0].
         backend: "auto" takes Triton on a GPU and torch operators on other devices; or "triton", "torch";
             "reference" evaluates the dense equations in O(P M) memory, for tests.
         algorithm: of the Triton backend. "breakpoints" passes over the logits once to count and once to scatter;

@@ -15,7 +15,7 @@ from torch import Tensor
 from .passes import Masses
 from .targets import Ranking
 from .torch_chunks import ROWS, Levels, Scratch, View, masses_of_nothing, poison_chunks, view_of, visible_chunks
-from .torch_kinks import Kinks, build_kinks, look_up, to_intervals
+from .torch_kinks import Kinks, build_kinks, is_below, look_up
 from .torch_step import step
 
 # So few positives are cheaper to visit one by one than to build tables for.
@@ -25,6 +25,8 @@ FEW_EFFORT = 0.05  # work per logit, relative to that of the tables
 # to addresses of their own, as long as there are few intervals.
 LANES = 4  # a power of 2
 MOST_SUMS = 1 << 17
+# Sums over a band are whole numbers, at most 2^40 units for each logit, and less where so many logits would overflow.
+UNIT_BITS, SUM_BITS = 40, 62
 
 
 class Prepared(NamedTuple):
@@ -49,15 +51,16 @@ def count(positives: Tensor, own: Tensor, ranking: Ranking, delta: float) -> Mas
         true_positives = true_positives + 0.0 * false_positives.sum()
     else:
         counts, sums = _tally(kinks, levels, view)
-        own_counts, own_sums = _tally_few(kinks, view.finite_logits(own))
-        true_positives = _mass_from_tables(kinks, own_counts, own_sums, delta)
+        own_counts, own_sums = taken_out = _tally_few(kinks, view.finite_logits(own))
         if ranking.masked is not None:  # the levels hold the others alone
-            own_counts, own_sums = _tally_few(kinks, view.finite_logits(own)[~ranking.masked])
-        counts -= own_counts  # whole numbers: where no negative is left, exactly 0
-        sums = torch.where(counts > 0, sums - own_sums, 0.0 * sums)
-        poison = 0.0 * sums.sum()
-        false_positives = _mass_from_tables(kinks, counts, sums, delta) + poison
-        true_positives = true_positives + poison
+            taken_out = _tally_few(kinks, view.finite_logits(own)[~ranking.masked])
+        counts -= taken_out[0]  # whole numbers: where no negative is left, exactly 0
+        sums = torch.where(counts > 0, sums - taken_out[1], 0.0 * sums)
+        bits = min(UNIT_BITS, SUM_BITS - (ranking.size + len(positives)).bit_length())
+        masses = _masses_from_tables(
+            kinks, torch.stack([counts, own_counts]), torch.stack([sums, own_sums]), delta, bits
+        )
+        false_positives, true_positives = masses + 0.0 * sums.sum()
     return Masses(false_positives, true_positives, 0 * false_positives.sum(), prepared)
 
 
@@ -83,7 +86,8 @@ def scatter(
 
 def _prepare(positives: Tensor, delta: float) -> Prepared:
     view = view_of(positives, delta)
-    return Prepared(view, None if len(positives) <= FEW_POSITIVES else build_kinks(view.finite, delta))
+    few = len(positives) <= FEW_POSITIVES
+    return Prepared(view, None if few else build_kinks(view.finite, view.delta, view.largest))
 
 
 def _tally(kinks: Kinks, levels: Levels, view: View) -> tuple[Tensor, Tensor]:
@@ -104,7 +108,8 @@ def _tally(kinks: Kinks, levels: Levels, view: View) -> tuple[Tensor, Tensor]:
         kinks.locate(chunk.logits, scratch)
         size = len(scratch.logits)
         wide[:size].copy_(scratch.logits)
-        scratch.index.copy_(torch.add(lanes[:size], to_intervals(scratch), alpha=number, out=scratch.upto))
+        interval = scratch.upto.add_(is_below(scratch))
+        scratch.index.copy_(torch.add(lanes[:size], interval, alpha=number, out=scratch.upto))
         index = scratch.index.view(ROWS, -1)
         counts.scatter_add_(1, index, ones[:size].view(ROWS, -1))
         sums.scatter_add_(1, index, wide[:size].view(ROWS, -1))
@@ -117,7 +122,7 @@ def _tally_few(kinks: Kinks, logits: Tensor) -> tuple[Tensor, Tensor]:
     interval = kinks.search(logits)
     counts = torch.bincount(interval, minlength=len(kinks.below))
     sums = torch.zeros_like(counts, dtype=torch.float64).index_add_(0, interval, logits.double())
-    sums += 0 * logits.sum()  # a NaN reaches every interval
+    sums += 0 * sums.sum()  # a NaN reaches every interval
     return _offsets(kinks, counts, sums)
 
 
@@ -132,20 +137,15 @@ def _offsets(kinks: Kinks, counts: Tensor, sums: Tensor) -> tuple[Tensor, Tensor
 
 
 def _scatter(kinks: Kinks, weights: Tensor, view: View, levels: Levels, out: Tensor) -> None:
-    profile = (table.to(view.finite.dtype) for table in _build_profile(kinks, weights, view.delta))
-    value, slope = (table.index_select(0, kinks.below) for table in profile)  # of each interval between distinct kinks
+    value, slope = _build_profile(kinks, weights, view)
     scratch = Scratch(levels, view.positives)
     result = torch.empty_like(scratch.logits)
     for chunk in visible_chunks(levels, view, out):
         kinks.locate(chunk.logits, scratch)
         values = chunk.room(result[: len(scratch.logits)])
-        if view.delta == 0:
-            scratch.index.copy_(to_intervals(scratch))
-            look_up(value, scratch.index, values)
-        else:  # no jumps: the value at a kink serves the intervals on both sides
-            scratch.index.copy_(scratch.upto)
-            look_up(value, scratch.index, values)
-            scratch.index.copy_(to_intervals(scratch))
+        scratch.index.copy_(torch.add(is_below(scratch), scratch.upto, alpha=2, out=scratch.upto))
+        look_up(value, scratch.index, values)
+        if view.delta > 0:
             look_up(slope, scratch.index, scratch.logits)
             values.addcmul_(scratch.logits, scratch.offset)
         chunk.write(values)
@@ -160,35 +160,58 @@ def _scatter_one_by_one(weights: Tensor, view: View, levels: Levels, out: Tensor
         chunk.write(total)
 
 
-def _mass_from_tables(kinks: Kinks, counts: Tensor, sums: Tensor, delta: float) -> Tensor:
-    """Per positive the sum of H over the tallied logits, (R,) float64."""
-    counts = counts.double()
-    at_or_above = counts.flip(0).cumsum(0).flip(0)[1:]  # (K,) logits at or above each kink
+def _masses_from_tables(kinks: Kinks, counts: Tensor, sums: Tensor, delta: float, bits: int) -> Tensor:
+    """Per positive the sum of H over the logits of each tally, (T, R) float64.
+
+    Takes T tallies, (T, K + 1) int64 and float64. A band counts all logits above it, and those in it by their distance
+    from its lower end. That is a difference of running sums, but of whole numbers, 2^`bits` to a band: it is exact,
+    even where the sums over all bands wrap around 2^64.
+    """
+    above = counts.flip(1).cumsum(1).flip(1)[:, 1:]  # (T, K) logits at or above each kink
     if delta == 0:
         # equal kinks have the same count: that of the last of them
         last = torch.searchsorted(kinks.position, kinks.position, right=True) - 1
-        return at_or_above[last][kinks.lower]
-    # N(i) = 1/2d * integral of C over [s_i - d, s_i + d], C(t) the number of logits at or above t
-    width = kinks.position.diff()
-    integral = torch.zeros_like(at_or_above)
-    integral[1:] = (at_or_above[1:] * width + sums[1:-1]).cumsum(0)
-    return (integral[kinks.upper] - integral[kinks.lower]) / (2 * delta)
+        return above[:, last][:, kinks.lower].double()
+    units = 2.0**bits
+    place = kinks.width.cumsum(0).sub_(kinks.width).mul_(units).round_().long()  # (K,) of each kink, along the bands
+    offsets = torch.where(kinks.width > 0, sums[:, 1:] / kinks.band * units, 0.0).round_().long().clamp_(min=0)
+    along = offsets.add_(counts[:, 1:] * place).cumsum(1)  # up to the next kink
+    along = along.sub_(offsets)
+    lower, upper = kinks.lower, kinks.upper
+    full = above[:, upper]
+    ramp = along[:, upper] - along[:, lower] - place[lower] * (above[:, lower] - full)
+    return full + ramp.double() / units
 
 
-def _build_profile(kinks: Kinks, weights: Tensor, delta: float) -> tuple[Tensor, Tensor]:
-    """F(s) = sum of w_i H(s - s_i): its value at the lower kink and its slope in each interval, (K + 1,) float64."""
-    size = len(kinks.position)
-    value = torch.zeros(size + 1, dtype=torch.float64, device=weights.device)
-    slope = torch.zeros_like(value)
-    if delta == 0:
-        value[1:].index_copy_(0, kinks.lower, weights).cumsum_(0)
+def _build_profile(kinks: Kinks, weights: Tensor, view: View) -> tuple[Tensor, Tensor]:
+    """F(s) = sum of w_i H(s - s_i) next to each distinct kink: its value there and its slope, (2 D + 1,).
+
+    Place 2 k is for logits at or above the k-th distinct kink, 2 k - 1 for those below it, up to the next one. The
+    value is that at the threshold, which logits are compared with: their distance from it is exact.
+    """
+    size, dtype = len(kinks.position), view.finite.dtype
+    last, first = kinks.below[1:] - 1, kinks.below[:-1]  # (D,) of the kinks of each threshold
+    value, slope = (torch.zeros(2 * len(last) + 1, dtype=dtype, device=weights.device) for _ in range(2))
+    if view.delta == 0:
+        at_kinks = torch.zeros(size, dtype=torch.float64, device=weights.device)
+        at_kinks.index_copy_(0, kinks.lower, weights).cumsum_(0)
+        value[2::2] = at_kinks[last]
+        value[3::2] = at_kinks[first[1:] - 1]
         return value, slope
-    change = torch.empty(size, dtype=torch.float64, device=weights.device)  # of the slope, at each kink
-    change[kinks.lower] = weights / (2 * delta)
-    change[kinks.upper] = -weights / (2 * delta)
-    slope[1:] = change.cumsum(0)
-    slope[-1] = 0  # without what rounding leaves
-    value[2:] = (slope[1:-1] * kinks.position.diff()).cumsum(0)
+    # the weights of the bands that cover the interval above each kink
+    covering = torch.empty(size, dtype=torch.float64, device=weights.device)
+    covering[kinks.lower] = weights
+    covering[kinks.upper] = -weights
+    # outside all bands exactly 0: a gap can be so wide that a rounding error would show
+    covering = torch.where(kinks.width > 0, covering.cumsum_(0), 0.0)
+    rise = covering * kinks.width
+    at_kinks = rise.cumsum(0).sub_(rise)
+    slopes = covering / kinks.band
+    threshold, most = kinks.threshold.double(), torch.finfo(dtype).max
+    for places, kink, before in ((slice(2, None, 2), last, last), (slice(1, None, 2), first, first - 1)):
+        steepness = slopes[before]  # below all kinks that of the last one, which is 0 too
+        value[places] = at_kinks[kink] + steepness * (threshold - kinks.position[kink])
+        slope[places] = steepness.clamp(-most, most)
     return value, slope
 
 

@@ -25,6 +25,9 @@ CHUNK = 1 << 18
 SPARSE_SHARE = 0.25
 # The share is estimated from one logit in so many.
 SAMPLE_STEP = 16
+# Positives beyond the first number are scaled by the second, a power of two. Then the distance of two logits is finite,
+# and so is the sum of all logits in float64. Only numbers that are nothing beside the largest lose digits.
+MOST_LOGIT = {torch.float32: (2.0**126, 0.5), torch.float64: (2.0**960, 2.0**-64)}
 # A chunk's logits as a matrix: torch spreads the rows of a look-up, or of a sum by index, over the threads.
 ROWS = 4
 
@@ -33,28 +36,37 @@ ROWS = 4
 class View:
     """The positives as the passes over the logits compare with them, and how low a logit can be for that to matter."""
 
-    positives: Tensor  # (R,)
+    positives: Tensor  # (R,) scaled
     finite: Tensor  # (R,) the same after `replace_infinities`
-    delta: float
+    delta: float  # scaled
     infinite: bool  # whether a positive is infinite
     reach: float  # logits below are below every positive by more than delta
+    largest: float  # magnitude in `finite`
+    scale: float  # of logits and delta: 1, or less where sums and distances would overflow
 
     def finite_logits(self, logits: Tensor) -> Tensor:
-        """The logits in the computing dtype, with the same H; finite where a positive is infinite."""
-        if self.infinite:
-            return replace_infinities(logits, self.positives, self.delta)
-        return logits.to(self.positives.dtype)
+        """The logits in the computing dtype, scaled, with the same H; finite where a positive is infinite."""
+        logits = logits.to(self.positives.dtype)
+        if self.scale != 1:
+            logits = logits * self.scale
+        return replace_infinities(logits, self.positives, self.delta) if self.infinite else logits
 
 
 def view_of(positives: Tensor, delta: float) -> View:
     """The view of `positives` (R,), R > 0."""
-    finite, (lowest, highest) = positives, _range(positives)
-    infinite = math.isinf(lowest) or math.isinf(highest)
+    lowest, highest = _range(positives)
+    infinite, scale = math.isinf(lowest) or math.isinf(highest), 1.0
+    most, shrink = MOST_LOGIT[positives.dtype]
+    if delta > 0 and max(-lowest, highest) > most:
+        positives, delta, scale = positives * shrink, delta * shrink, shrink
+        lowest, highest = lowest * shrink, highest * shrink
+    finite = positives
     if infinite:
         finite = replace_infinities(positives, positives, delta)
-        lowest, _ = _range(finite)
+        lowest, highest = _range(finite)
     # Slightly wider than needed. The exact cut-off is applied later, so rounding cannot drop a logit.
-    return View(positives, finite, delta, infinite, lowest - 2 * delta - 1e-6 * abs(lowest))
+    reach = lowest - 2 * delta - 1e-6 * abs(lowest)
+    return View(positives, finite, delta, infinite, reach, max(-lowest, highest), scale)
 
 
 @dataclass(frozen=True)

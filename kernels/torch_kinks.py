@@ -23,6 +23,9 @@ CELLS_PER_KINK = 64
 LEAST_CELLS, MOST_CELLS = 1 << 8, 1 << 16
 # Outside these the float32 arithmetic of the grid would under- or overflow.
 LEAST_SPAN, MOST_SPAN = 1e-30, 1e30
+# The half-width of a band is at least so much of its logit. No other float32 number is as near, so H stays as it is,
+# and float64 holds the kinks. Float64 logits that are nearer to each other tie.
+LEAST_HALF_WIDTH = 2.0**-26
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,11 @@ class Kinks:
     Logits are compared with distinct kinks: the logits of a half-precision head share few values, and so do kinks.
     """
 
-    position: Tensor  # (K,) float64, exact: a float32 logit plus or minus delta
+    position: Tensor  # (K,) float64: a logit plus or minus delta
     lower: Tensor  # (R,) int64, where `position` has s_i - d (s_i itself for a hard step)
     upper: Tensor  # (R,) int64, where it has s_i + d (s_i itself for a hard step)
+    width: Tensor  # (K,) float64, from this kink to the next one, in bands: 0 where no band covers the interval
+    band: Tensor | float  # the width of the band that each kink belongs to, in logits: (K,) float64, or one for all
     threshold: Tensor  # (D,) dtype of the search: the least values of that dtype that are not below a kink
     below: Tensor  # (D + 1,) int64, kinks at or below the logits of each interval between distinct kinks
     floor: float  # just below all kinks: lower logits are moved here
@@ -87,13 +92,12 @@ class Kinks:
         return self.grid is not None and bool(self.grid.threshold.isnan().any())
 
 
-def to_intervals(scratch: Scratch) -> Tensor:
-    """The number of distinct kinks at or below each located logit, (n,) int32; overwrites `logits` and `upto`."""
-    # the sign bit, -1 below the kink and 0 from it on: a comparison would take five times as long
+def is_below(scratch: Scratch) -> Tensor:
+    """-1 for each located logit that is below its kink, else 0, (n,) int32; overwrites `logits`."""
+    # the sign bit: a comparison would take five times as long
     integer = torch.int64 if scratch.offset.dtype == torch.float64 else torch.int32
     sign = torch.iinfo(integer).bits - 1
-    below = torch.bitwise_right_shift(scratch.offset.view(integer), sign, out=scratch.logits.view(integer))
-    return scratch.upto.add_(below)
+    return torch.bitwise_right_shift(scratch.offset.view(integer), sign, out=scratch.logits.view(integer))
 
 
 def look_up(table: Tensor, index: Tensor, out: Tensor) -> None:
@@ -102,15 +106,26 @@ def look_up(table: Tensor, index: Tensor, out: Tensor) -> None:
     torch.gather(table.expand(ROWS, -1), 1, index.view(ROWS, -1), out=out.view(ROWS, -1))
 
 
-def build_kinks(positives: Tensor, delta: float) -> Kinks:
-    """The kinks of finite `positives` (R,), R > 0, float32 or float64; with a grid on a CPU."""
+def build_kinks(positives: Tensor, delta: float, largest: float) -> Kinks:
+    """The kinks of finite `positives` (R,), R > 0, float32 or float64, of magnitude `largest`; with a grid on a CPU."""
     exact = positives.double()
+    narrow = 0 < delta < largest * LEAST_HALF_WIDTH
     if delta > 0:
-        position, order = torch.cat([exact - delta, exact + delta]).sort()
+        half = delta
+        if narrow:
+            half = (exact.abs() * LEAST_HALF_WIDTH).clamp_(min=delta)
+            half = exact + half - exact  # as rounded above the logit, so that the logit stays in the middle
+        position, order = torch.cat([exact - half, exact + half]).sort()
     else:
         position, order = exact.sort()
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     lower, upper = (place[: len(exact)], place[len(exact) :]) if delta > 0 else (place, place)
+    width, band = position.diff(append=position[-1:]), 2 * delta
+    if narrow:  # each band as wide as it has become by rounding
+        band = (position[upper] - position[lower])[order % len(exact)]
+    if delta > 0:
+        covered = torch.where(order < len(exact), 1, -1).cumsum(0) > 0
+        width = torch.where(covered, width.div_(band), 0.0)
 
     # s_j >= b for a float32 s_j and a float64 b exactly where s_j >= b rounded up to float32
     threshold = position.to(positives.dtype)
@@ -122,9 +137,12 @@ def build_kinks(positives: Tensor, delta: float) -> Kinks:
     floor = float(torch.nextafter(threshold[0], threshold.new_tensor(-torch.inf)))
     top = float(threshold[-1])
     grid = None
-    if positives.device.type == "cpu" and LEAST_SPAN < top - floor < MOST_SPAN:
+    # A grid may find the kink above a logit. From there F is a difference of numbers that are too large for float32,
+    # where the distance to that kink, up to one step between logits, is more than a band.
+    coarse = 0 < delta < largest * torch.finfo(positives.dtype).eps
+    if positives.device.type == "cpu" and LEAST_SPAN < top - floor < MOST_SPAN and not coarse:
         grid = _build_grid(threshold, floor, top - floor)
-    return Kinks(position, lower, upper, threshold, below, floor, top, grid)
+    return Kinks(position, lower, upper, width, band, threshold, below, floor, top, grid)
 
 
 def _build_grid(threshold: Tensor, floor: float, span: float) -> Grid:

@@ -39,7 +39,10 @@ def replace_infinities(logits: Tensor, positives: Tensor, delta: float) -> Tenso
     logits = logits.to(positives.dtype)
     if not positives.isinf().any():
         return logits
-    finite = positives[positives.isfinite()]
+    # room for the infinite ones even beside the largest numbers, which then count as equal
+    most = torch.finfo(positives.dtype).max / 16
+    logits = torch.where(logits.isinf(), logits, logits.clamp(-most, most))
+    finite = positives[positives.isfinite()].clamp(-most, most)
     low, high = (finite.min(), finite.max()) if len(finite) else (positives.new_zeros(()), positives.new_zeros(()))
     # relative as well as absolute: the room must survive the rounding of large logits
     room = (low.abs() + high.abs()) * 1e-3 + max(2 * delta, 1.0)

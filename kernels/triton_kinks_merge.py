@@ -99,7 +99,7 @@ def kinks_before(
         elif RULE == 1:
             before = kinks <= bound
         else:
-            before = cell_of(round_up(kinks), first, last, scale, CELLS) < bound
+            before = cell_of(tl.maximum(round_up(kinks), first), first, last, scale, CELLS) < bound
         low = tl.where(searching & before, middle + 1, low)
         high = tl.where(searching & ~before, middle, high)
     return low

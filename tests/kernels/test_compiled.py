@@ -11,9 +11,9 @@ import shutil
 
 import pytest
 import torch
-from every_loss import LOSSES, every_backend
+from every_loss import LOSSES, errors_of, every_backend
 from functorch.compile import make_boxed_func
-from rank_sort_cases import INTERPRETED, named
+from rank_sort_cases import INTERPRETED, named, random_ranking
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 
@@ -197,3 +197,40 @@ def test_inductor(backend, device):
     loss = functools.partial(LOSSES["rank_sort"], **named(backend))
     batches = Batches(LEVELS[1:], device)
     assert_close(train(loss, batches, (12,), "inductor"), train(loss, batches, (12,)))
+
+
+@THE_SAME_GRAPH
+@pytest.mark.parametrize(
+    ("name", "dense", "dynamic"),
+    [("rank_sort", dense, dynamic) for dense in (True, False) for dynamic in ("all", "marked", "automatic")]
+    + [("average_precision", True, "marked"), ("alrp", False, "marked"), ("ranking_loss", True, "all")],
+)
+def test_dynamic_shapes(backend, device, name, dense, dynamic):
+    """Sizes, P and delta may be symbols of the graph: it is one graph, and gives what eager gives."""
+
+    def step(logits, targets, error, delta):
+        return LOSSES[name](logits, targets, error, delta=delta, **named(backend))
+
+    torch.compiler.reset()
+    compiled = torch.compile(step, fullgraph=True, dynamic=True if dynamic == "all" else None, backend="aot_eager")
+    for seed, (size, positives, delta) in enumerate([(100, 9, 0.5), (120, 9, 0.5), (150, 20, 1.0), (90, 0, 0.0)]):
+        ranking = random_ranking(seed, size, positives)
+        error, targets = errors_of(ranking).to(device), ranking.targets.to(device)
+        index = (targets > 0).nonzero().squeeze(1)
+        sparse = SparseTargets(index, targets[index], targets < 0)
+        logits = [ranking.logits.clone().to(device).requires_grad_() for _ in range(2)]
+        if dynamic == "marked":
+            own = [targets] if dense else [sparse.ignore]
+            if positives > 1:
+                own += [error] if dense else [error, sparse.index, sparse.quality]
+            own = own if name == "alrp" or positives <= 1 else [tensor for tensor in own if tensor is not error]
+            for tensor in [logits[0], *own]:
+                torch._dynamo.mark_dynamic(tensor, 0)
+        values = [
+            run(each, targets if dense else sparse, error, delta)
+            for run, each in zip((compiled, step), logits, strict=True)
+        ]
+        for value in values:
+            value.backward()
+        assert values[0].item() == pytest.approx(values[1].item(), abs=1e-6)
+        torch.testing.assert_close(logits[0].grad, logits[1].grad, rtol=1e-6, atol=1e-8)
