@@ -86,8 +86,10 @@ class Detector(nn.Module, ABC):
                 balance_HEAD                  lambda, the factor of the localisation loss, where the loss has one
 
         Raises:
-            ValueError: for images or targets of a wrong shape or type, labels outside [0, C), coordinates not finite.
+            ValueError: for images or targets of a wrong shape or type, labels outside [0, C), coordinates not finite;
+                for weights that are not float32.
         """
+        self._check_weights()
         images = check_images(images)
         truth = self._ground_truth(targets, images) if self.training else None
         batch = self.transform(images)
@@ -126,6 +128,7 @@ class Detector(nn.Module, ABC):
 
         The network runs only where an assigner needs its predictions, so that blank images will do otherwise.
         """
+        self._check_weights()
         images = check_images(images)
         truth = self._ground_truth(targets, images)
         sizes, padded_size = image_sizes(images), self.transform.padded_size(images)
@@ -147,6 +150,15 @@ class Detector(nn.Module, ABC):
     def as_seen(self, images: Sequence[Tensor]) -> Tensor:
         """The padded batch as the network sees it, (n, 3, H, W) in [0, 1]."""
         return self.transform.restored(self.transform(check_images(images)))
+
+    def _check_weights(self) -> None:
+        """Boxes and losses are float32, and so must the weights be: those of `half()` or `double()` are refused."""
+        for name, parameter in self.named_parameters():
+            if parameter.is_floating_point() and parameter.dtype != torch.float32:
+                raise ValueError(
+                    f"the weights {name} are {parameter.dtype}, not torch.float32: call float(), and for lower "
+                    "precision run the model inside torch.autocast (trainer.precision: bf16-mixed or 16-mixed)"
+                )
 
     def _ground_truth(self, targets: Sequence[Mapping[str, Tensor]] | None, images: Sequence[Tensor]) -> GroundTruth:
         """The targets, checked; masks in the frame of the padded batch."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
@@ -46,6 +47,17 @@ class Detections(NamedTuple):
         return found if self.masks is None else {**found, "masks": self.masks}
 
 
+def suppress_by_group(
+    boxes: Tensor,  # (m, 4)
+    scores: Tensor,  # (m,)
+    groups: Tensor,  # (m,) int64
+    iou: float,
+) -> Tensor:
+    """Non-maximum suppression within each group, its class or its level: the kept ones by descending score, (k,)."""
+    with torch.device(boxes.device):  # torchvision makes a tensor on the default device
+        return batched_nms(boxes, scores, groups, iou)
+
+
 def select_detections(
     scores: Tensor,  # (R, C) float32
     decode: Callable[[Tensor, Tensor], Tensor],
@@ -53,7 +65,7 @@ def select_detections(
     settings: DetectionSettings,
     *,
     factors: Tensor | None = None,  # (R,)
-    suppress: Suppression = batched_nms,
+    suppress: Suppression = suppress_by_group,
 ) -> Detections:
     """Looks at every (candidate, class) above the threshold; suppresses within each class.
 

@@ -31,13 +31,13 @@ class NormalizeAndPad(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None], persistent=False)
 
     def forward(self, images: Sequence[Tensor]) -> Batch:
         """Images (3, H, W) in [0, 1] as one padded batch."""
         padded_size = self.padded_size(images)
-        normalized = [(image - self.mean) / self.std for image in images]
+        normalized = [(image.float() - self.mean) / self.std for image in images]
         pixels = normalized[0].new_zeros(len(images), 3, *padded_size)
         for place, image in zip(pixels, normalized, strict=True):
             place[:, : image.shape[-2], : image.shape[-1]].copy_(image)

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from rst.kernels import gather_levels
 
 from ..assignment.anchors import AnchorGenerator
 from ..assignment.scene import IGNORED, Assigner, Predictions, Scene
+from ..detections.select import suppress_by_group
 from ..geometry.boxes import BoxCoder, to_unit_frame
 from ..losses.contract import Classification, DetectionLoss, HeadOutputs
 from ..losses.tasks import Boxes
@@ -99,7 +100,7 @@ class RegionProposalNetwork(nn.Module):
         boxes = clip_boxes_to_image(boxes, shape)
         kept = remove_small_boxes(boxes, MIN_SIDE)
         kept = kept[scores[kept] >= 0]
-        kept = kept[batched_nms(boxes[kept], scores[kept], level[kept], self.proposals.nms_iou)]
+        kept = kept[suppress_by_group(boxes[kept], scores[kept], level[kept], self.proposals.nms_iou)]
         return boxes[kept[:limit]]
 
     def outputs(self, predictions: Predictions, scene: Scene) -> HeadOutputs:
