@@ -36,6 +36,7 @@ HOSTILE: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "float64": lambda: default_dtype(torch.float64),
     "float16": lambda: default_dtype(torch.float16),
     "deterministic, NaN in new memory": deterministic,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
 }
 
 
