@@ -71,9 +71,10 @@ class AdaptiveAssigner(Assigner):
     ) -> Candidates:
         """The anchors of each level that are nearest to each object, K = L * candidates_per_level."""
         device, layout = boxes.device, scene.layout
-        stride = torch.tensor(scene.strides, device=device)  # (L,)
-        sizes = torch.tensor(layout.sizes, device=device)  # (L, 2): rows and columns
-        limit = torch.minimum(-(-torch.tensor(scene.extents, device=device)[:, None] // stride[:, None]), sizes)[image]
+        stride = torch.tensor(scene.strides, dtype=torch.int64, device=device)  # (L,)
+        sizes = torch.tensor(layout.sizes, dtype=torch.int64, device=device)  # (L, 2): rows and columns
+        extents = torch.tensor(scene.extents, dtype=torch.int64, device=device)
+        limit = torch.minimum(-(-extents[:, None] // stride[:, None]), sizes)[image]
         rows, columns = limit.unbind(-1)  # (G, L) each
         x, y = (0.5 * (boxes[:, :2] + boxes[:, 2:])).T[..., None]  # (G, 1) each
 

@@ -34,7 +34,7 @@ class AnchorGenerator(nn.Module):
         self.per_cell = len(scales) * len(ratios)  # A
         for level, stride in enumerate(self.strides):
             cell = cell_anchors([stride * scale for scale in scales], ratios)
-            self.register_buffer(f"cell_{level}", cell, persistent=False)
+            self.register_buffer(f"cell_{level}", torch.tensor(cell, dtype=torch.float32), persistent=False)
 
     @property
     def cells(self) -> list[Tensor]:
@@ -78,7 +78,7 @@ class AnchorGenerator(nn.Module):
         if all(size == padded_size for size in padded):
             return None
         device = self.cells[0].device
-        heights, widths = torch.tensor(padded, device=device).T[..., None]  # (n, 1) each
+        heights, widths = torch.tensor(padded, dtype=torch.int64, device=device).T[..., None]  # (n, 1) each
         levels = []
         for stride, (height, width) in zip(self.strides, layout.sizes, strict=True):
             below = torch.arange(height, device=device) * stride >= heights  # (n, H)
@@ -88,7 +88,7 @@ class AnchorGenerator(nn.Module):
         return torch.cat(levels, dim=1)
 
 
-def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
-    """The anchors of a cell at the origin, (A, 4) float32: ratios outside, sizes (pixels) inside."""
+def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> list[list[float]]:
+    """The anchors of a cell at the origin, A times XYXY: ratios outside, sizes (pixels) inside."""
     halves = [(0.5 * size / math.sqrt(ratio), 0.5 * size * math.sqrt(ratio)) for ratio in ratios for size in sizes]
-    return torch.tensor([[-w, -h, w, h] for w, h in halves], dtype=torch.float32)
+    return [[-w, -h, w, h] for w, h in halves]

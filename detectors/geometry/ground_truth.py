@@ -38,8 +38,7 @@ class GroundTruth:
     @cached_property
     def image(self) -> Tensor:
         """The image of each object, (M,) int64."""
-        device = self.boxes[0].device
-        return torch.cat([torch.full((len(boxes),), i, device=device) for i, boxes in enumerate(self.boxes)])
+        return torch.cat([boxes.new_full((len(boxes),), i, dtype=torch.int64) for i, boxes in enumerate(self.boxes)])
 
 
 NO_TRUTH = GroundTruth((), ())  # of an evaluation

@@ -56,7 +56,7 @@ class MapLayout:
         anchor: Tensor,  # (P,) int64, number of the anchor in its image
     ) -> Tensor:
         """The place of each anchor's level in the pyramid, (P,) int64 from 0."""
-        return torch.bucketize(anchor, torch.tensor(self.counts, device=anchor.device).cumsum(0), right=True)
+        return torch.bucketize(anchor, anchor.new_tensor(self.counts).cumsum(0), right=True)
 
     def place(self, image: Tensor, anchor: Tensor, channels: int) -> Tensor:
         """Places in the concatenation of the raveled maps.
@@ -69,7 +69,7 @@ class MapLayout:
         Returns:
             (P, c) int64, all channels of each anchor.
         """
-        area = torch.tensor([height * width for height, width in self.sizes], device=anchor.device)  # (L,)
+        area = anchor.new_tensor([height * width for height, width in self.sizes])  # (L,)
         end = (self.anchors * area).cumsum(0)
         level = torch.bucketize(anchor, end, right=True)
         area = area[level]

@@ -91,7 +91,7 @@ class RegionProposalNetwork(nn.Module):
             chosen = chosen.gather(1, again)
             scores.append(best.sigmoid())
             boxes.append(decode_boxes(deltas, anchors, chosen, scene.layout, self.coder))
-        level = torch.cat([torch.full(s.shape[1:], i, device=s.device) for i, s in enumerate(scores)])
+        level = torch.cat([s.new_full(s.shape[1:], i, dtype=torch.int64) for i, s in enumerate(scores)])
         per_image = zip(torch.cat(boxes, 1), torch.cat(scores, 1), scene.image_sizes, strict=True)
         return [self._best(*of_image, level, limit) for of_image in per_image]
 

@@ -42,7 +42,7 @@ class Classification:
         """How many logits are neither positive nor ignored, (), without those of `background` outputs."""
         logits = sum(level.numel() for level in self.logits)
         logits -= logits // self.candidate_logits.shape[1] * background
-        count = torch.full((), logits - len(self.index), device=self.index.device)
+        count = self.index.new_full((), logits - len(self.index))
         return count if self.ignore is None else count - torch.stack([level.sum() for level in self.ignore]).sum()
 
 

@@ -66,7 +66,7 @@ class SoftmaxCrossEntropy(DetectionLoss):
         ranked = outputs.classification
         (logits,) = ranked.logits
         candidates, outputs_each = logits.shape
-        labels = torch.full((candidates,), outputs_each - 1, device=logits.device)
+        labels = torch.full((candidates,), outputs_each - 1, dtype=torch.int64, device=logits.device)
         label = ranked.index % outputs_each  # (P,)
         labels[ranked.index // outputs_each] = label
         entropy = F.cross_entropy(logits.float(), labels, reduction="sum") / max(candidates, 1)

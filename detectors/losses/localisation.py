@@ -150,7 +150,7 @@ def gradient_norm(loss: Tensor, inputs: Sequence[Tensor]) -> Tensor:
 def positives_of_a_process(outputs: HeadOutputs) -> Tensor:
     """() float32: the mean over the processes of their numbers of positives, at least 1."""
     index = outputs.classification.index
-    count = torch.full((), float(len(index)), device=index.device)
+    count = torch.full((), len(index), dtype=torch.float32, device=index.device)
     return process_mean(count).clamp(min=1)
 
 
