@@ -57,7 +57,7 @@ def read_columns(content: Any, sink: Sink) -> Columns:
     report_duplicates(ids[right], "annotation", sink)
     return Columns(
         image_ids=image_ids,
-        file_names=_image_names(images, sink),
+        file_names=image_names(images, sink),
         sizes=_sizes(images, image_ids, sink),
         category_ids=category_ids[order].tolist(),
         class_names=[names[i] for i in order],
@@ -85,7 +85,7 @@ def clip_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, dict[s
     return corners, {THIN: np.asarray(thin), OUTSIDE: np.asarray(outside & ~thin)}
 
 
-def _image_names(images: list[dict[str, Any]], sink: Sink) -> list[str]:
+def image_names(images: list[dict[str, Any]], sink: Sink) -> list[str]:
     """`file_name`, or as in LVIS the last two parts of `coco_url`: train2017/000000000009.jpg."""
     names = []
     for position, entry in enumerate(images):

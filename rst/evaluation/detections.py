@@ -196,7 +196,8 @@ def _warning(boxes: np.ndarray, sizes: np.ndarray, source: str) -> str:
     """A text if many boxes lie mostly outside their images: other data, corners for sides, or resized pixels."""
     limit = sizes[:, ::-1].astype(np.float64)
     inside = np.minimum(boxes[:, :2] + boxes[:, 2:], limit) - np.maximum(boxes[:, :2], 0.0)
-    astray = np.flatnonzero(inside.clip(min=0).prod(1) < 0.5 * boxes[:, 2:].prod(1))
+    known = (sizes > 0).all(1)  # a file for boxes need not name the sizes
+    astray = np.flatnonzero(known & (inside.clip(min=0).prod(1) < 0.5 * boxes[:, 2:].prod(1)))
     if len(astray) <= ASTRAY * len(boxes):
         return ""
     i = astray[0]
