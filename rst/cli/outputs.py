@@ -52,7 +52,6 @@ def refuse_inputs(
             )
     inputs = [*files.items(), *(("the image", file) for file in input_images)]
     known = {_identity(Path(file)): f"{name} {file}" for name, file in inputs if file is not None}
-    known.pop(None, None)
     for file in written:
         if (name := known.get(_identity(file))) is not None:
             which = "would replace" if file == output else f"its {_below(file, output)} would replace"
@@ -102,11 +101,12 @@ def png_bytes(image: "Image.Image", texts: Mapping[str, str] | None = None) -> b
     return buffer.getvalue()
 
 
-def _identity(file: Path) -> tuple[int, int] | None:
+def _identity(file: Path) -> tuple[int, int] | str:
+    """What two names of the same file have in common; of a file that does not exist yet its full path."""
     try:
         status = file.stat()
     except (OSError, ValueError):
-        return None
+        return str(file.resolve())
     return status.st_dev, status.st_ino
 
 
@@ -117,8 +117,6 @@ def _below(file: Path, folder: Path) -> str:
 def _distance(place: Path, folder: Path) -> int | None:
     """Steps down from `folder` to `place`, a resolved path whose end need not exist; None if it is not below."""
     wanted = _identity(folder)
-    if wanted is None:
-        return None
     return next((steps for steps, path in enumerate([place, *place.parents]) if _identity(path) == wanted), None)
 
 

@@ -35,10 +35,10 @@ def main(argv: list[str]) -> int:
             refuse_inputs("--output", options.output, files=_records(run))
 
     from rst.training.curves import draw_curves, run_names
-    from rst.training.run import RunFolder
+    from rst.training.records import CURVES_FILE
     from rst.training.summary import format_summary
 
-    figure = draw_curves(options.runs, options.output or RunFolder(options.runs[0]).curves)
+    figure = draw_curves(options.runs, options.output or options.runs[0] / CURVES_FILE)
     summary = format_summary(dict(zip(run_names(options.runs), options.runs, strict=True)))
     print(*filter(None, (summary, figure)), sep="\n")
     return 0

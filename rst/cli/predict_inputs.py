@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
 
 from rst.cli.outputs import SUFFIXES
-from rst.coco.columns import image_names
+from rst.coco.columns import image_name
 from rst.coco.errors import DataError
 from rst.coco.faults import refuse
 from rst.coco.fields import integer_column, load_json, report_duplicates, section_entries, string_column
@@ -36,15 +36,21 @@ class InputImage:
 def find_images(inputs: list[Path]) -> list[InputImage]:
     """The images that the inputs mean, folders searched in depth, in a stable order, each file once.
 
+    Files of other suffixes in the folders are counted in a line on the terminal.
+
     Raises:
         ConfigError: an input that does not exist, a folder without images, no input at all.
     """
+    skipped: Counter[str] = Counter()
     found: dict[Path, tuple[Path, Path]] = {}  # file and folder by what the file is called in full
     for path in inputs:
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            there = sorted(file for file in path.rglob("*") if file.is_file())
+            files = [file for file in there if file.suffix.lower() in SUFFIXES]
+            skipped.update(file.suffix.lower() for file in there if file.suffix.lower() not in SUFFIXES)
             if not files:
-                raise ConfigError(f"{path}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
+                of = f"; it has {describe_suffixes(skipped)}" if skipped else ""
+                raise ConfigError(f"{path}: no images in this folder ({', '.join(sorted(SUFFIXES))}){of}")
             folder = path
         elif path.is_file():
             files, folder = [path], path.parent
@@ -56,11 +62,18 @@ def find_images(inputs: list[Path]) -> list[InputImage]:
                 found[key] = (file, folder)
     if not found:
         raise ConfigError("no images given: name files or folders")
+    if skipped:
+        print(f"rst: skipped in the folders, by their suffix: {describe_suffixes(skipped)}")
     drawings = _drawings(list(found.values()))
     return [
         InputImage(file, folder, drawing, image_id)
         for image_id, ((file, folder), drawing) in enumerate(zip(found.values(), drawings, strict=True), 1)
     ]
+
+
+def describe_suffixes(counts: Counter[str]) -> str:
+    """As in "12 .txt, 3 .gif, 1 without a suffix"."""
+    return ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in counts.most_common())
 
 
 def _depth(folder: Path) -> int:
@@ -140,7 +153,8 @@ def with_annotated_ids(images: list[InputImage], file: Path) -> tuple[list[Input
     for values, kind in ((ids, "image"), (category_ids, "category")):
         report_duplicates(values, kind, sink)
     names = string_column(categories, "name", "category", sink)
-    rows = {_parts(name): row for row, name in enumerate(image_names(entries, sink))}
+    named = ((row, image_name(entry)) for row, entry in enumerate(entries))
+    rows = {_parts(name): row for row, name in named if isinstance(name, str) and name}
 
     found, missing, owners = [], [], {}
     for image in images:

@@ -23,16 +23,26 @@ def label_font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.Image
     return ImageFont.load_default(size) if file is None else ImageFont.truetype(file, size)
 
 
+def drawable(text: str, instead: str) -> str:
+    """The text as it is drawn: without control characters; `instead` if no font has its characters."""
+    shown = _printable(text)
+    return shown if shown and (shown.isascii() or font_file(shown)) else instead
+
+
 def drawable_name(name: str, label: int) -> str:
-    """The class name as it is drawn: without control characters; "class 3" if no font has its characters."""
-    text = _printable(name)
-    return text if text and (text.isascii() or font_file(text)) else f"class {label}"
+    """The class name as it is drawn, "class 3" if no font has its characters."""
+    return drawable(name, f"class {label}")
+
+
+def plot_text(text: str, instead: str) -> str:
+    """`drawable` for matplotlib, which takes `$` for mathematics and leaves a label out that begins with `_`."""
+    shown = drawable(text, instead).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def plot_name(name: str, label: int) -> str:
-    """The same for matplotlib, which takes `$` for mathematics and leaves a label out that begins with `_`."""
-    text = drawable_name(name, label).replace("$", r"\$")
-    return f" {text}" if text.startswith("_") else text
+    """`drawable_name` for matplotlib."""
+    return plot_text(name, f"class {label}")
 
 
 def font_note(class_names: Sequence[str]) -> str | None:
