@@ -51,11 +51,14 @@ def refuse_inputs(
                 f"{option} {output}: lies in {folder}, which is searched for images; name a place outside of it"
             )
     inputs = [*files.items(), *(("the image", file) for file in input_images)]
-    known = {_identity(Path(file)): f"{name} {file}" for name, file in inputs if file is not None}
+    known: dict[tuple[int, int] | str, str] = {}
+    for name, file in inputs:
+        if file is not None:
+            known.setdefault(_identity(Path(file)), f"{name} {file}")
     for file in written:
         if (name := known.get(_identity(file))) is not None:
-            which = "would replace" if file == output else f"its {_below(file, output)} would replace"
-            raise ConfigError(f"{option} {output}: {which} {name}; name another place")
+            which = f"its {_below(file, output)} would replace" if file != output else "would replace"
+            raise ConfigError(f"{option} {output}: {'is' if file.is_dir() else which} {name}; name another place")
     for folder in (Path(folder) for folder in images if folder is not None):
         for place in folders:
             steps = _distance(place, folder)
@@ -75,12 +78,12 @@ def checkpoint_files(checkpoint: Path) -> dict[str, Path]:
 def write_whole(file: Path, content: bytes) -> None:
     """Write a file so that at any moment it holds either what it held before or all of the new content.
 
-    A link stays one. A device, such as /dev/stdout, is written to directly.
+    A link stays one. A device or pipe, such as /dev/stdout, is written to directly.
     """
-    place = Path(os.path.realpath(file))
-    if place.exists() and not place.is_file():
-        place.write_bytes(content)
+    if file.exists() and not (file.is_file() and file.absolute().parts[1] != "dev"):
+        file.write_bytes(content)
         return
+    place = file.resolve()
     temporary = place.with_name(f".{place.name}.tmp")
     try:
         temporary.write_bytes(content)

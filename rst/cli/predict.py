@@ -77,7 +77,13 @@ def main(argv: list[str]) -> int:
         metavar="FILE",
         help="COCO or LVIS annotations that name the images: ids are those of this file",
     )
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at once (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="images at once, padded to one size as in training (default: %(default)s)",
+    )
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="the model's settings (default: those stored with the checkpoint)"

@@ -14,6 +14,7 @@ from PIL import ImageFont
 
 REGULAR = 400  # weight of a font that is neither light nor bold
 PROBE = 20  # pixels: a font that Pillow cannot open at this size is of no use (some emoji are images of one size)
+BESIDE = " .0123456789"  # what a name is drawn with, in the same font
 SHOWN = 5  # class names in a note
 
 
@@ -26,7 +27,7 @@ def label_font(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.Image
 def drawable(text: str, instead: str) -> str:
     """The text as it is drawn: without control characters; `instead` if no font has its characters."""
     shown = _printable(text)
-    return shown if shown and (shown.isascii() or font_file(shown)) else instead
+    return shown if shown and (shown.isascii() or font_file(shown + BESIDE)) else instead
 
 
 def drawable_name(name: str, label: int) -> str:
