@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_detection import prepare_data, training_arguments
 
 from rst.cli.main import main
 from rst.cli.outputs import refuse_inputs, write_whole
+from rst.cli.predictions import GrowingFile
 from rst.training import ConfigError
 
 
@@ -179,3 +181,23 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 def test_a_device_is_written_to() -> None:
     code = "from pathlib import Path; from rst.cli.outputs import write_whole; write_whole(Path('/dev/stdout'), b'ok')"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout == b"ok"
+
+
+def test_a_file_of_many_entries_is_written_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, writes = [0.0], []
+
+    def write(file: Path, content: bytes) -> None:
+        writes.append(len(json.loads(content)))
+        clock[0] += len(content) / 1000  # seconds
+
+    monkeypatch.setattr("rst.cli.predictions.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("rst.cli.predictions.write_whole", write)
+    file = GrowingFile(tmp_path / "file.json")
+    for number in range(2000):
+        file.add([{"number": number}])
+        file.write()
+        clock[0] += 1.0
+    spent = clock[0] - 2000
+    file.write(now=True)
+    assert writes[-1] == 2000
+    assert spent < 0.06 * clock[0]
