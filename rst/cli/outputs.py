@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rst.training.errors import ConfigError
+from rst.training.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,8 +43,10 @@ def refuse_inputs(
         ConfigError: names the output and the input.
     """
     written = [output, *writes]
-    # a file that is written directly lies in its folder; an output without files below it is such a file itself
-    folders = dict.fromkeys(file.resolve().parent for file in written[1:]) or {output.resolve().parent: None}
+    if len(written) > 1 and output.exists() and not output.is_dir():
+        raise ConfigError(f"{output} is a file; {option} must name a folder")
+    # files are written into the folder, or the output is one itself
+    folders = dict.fromkeys(_full(file).parent for file in written[1:] or [output])
     for folder in map(Path, searched):
         if any(_distance(place, folder) is not None for place in folders):
             raise ConfigError(
@@ -68,8 +70,10 @@ def refuse_inputs(
 
 def checkpoint_files(checkpoint: Path) -> dict[str, Path]:
     """A checkpoint, or run, as `refuse_inputs` takes it: with the folders of the run that it lies in."""
+    if not checkpoint.exists():
+        raise CheckpointError(f"{checkpoint}: no such checkpoint")
     files = {"--checkpoint": checkpoint}
-    run = checkpoint if checkpoint.is_dir() else checkpoint.resolve().parent.parent
+    run = checkpoint if checkpoint.is_dir() else _full(checkpoint).parent.parent
     if (run / "config.yaml").is_file():
         files |= {"the run": run, "the checkpoints": run / "checkpoints"}
     return files
@@ -83,7 +87,7 @@ def write_whole(file: Path, content: bytes) -> None:
     if file.exists() and not (file.is_file() and file.absolute().parts[1] != "dev"):
         file.write_bytes(content)
         return
-    place = file.resolve()
+    place = _full(file)
     temporary = place.with_name(f".{place.name}.tmp")
     try:
         temporary.write_bytes(content)
@@ -109,8 +113,12 @@ def _identity(file: Path) -> tuple[int, int] | str:
     try:
         status = file.stat()
     except (OSError, ValueError):
-        return str(file.resolve())
+        return str(_full(file))
     return status.st_dev, status.st_ino
+
+
+def _full(file: Path) -> Path:
+    return Path(os.path.realpath(file))  # as Path.resolve, but links in a circle are no error
 
 
 def _below(file: Path, folder: Path) -> str:

@@ -69,6 +69,7 @@ def main(argv: list[str]) -> int:
         return 2
     options, settings = parser.parse_known_args(argv)
     if options.help_all:
+        load_training()
         from rst.cli.config import build_parser
 
         build_parser().print_help()

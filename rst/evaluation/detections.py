@@ -126,7 +126,9 @@ def _column(results: Sequence[Any], key: str, source: str) -> list[Any]:
             if not isinstance(result, dict):
                 raise DataError(f"{source}[{i}] must be an object, is {short(result)}") from None
             if key not in result:
-                raise DataError(f"{source}[{i}] has no key '{key}'; its keys are {sorted(map(str, result))}") from None
+                hint = ". COCO results are wanted: rst predict --format coco" if "predictions" in result else ""
+                keys = sorted(map(str, result))
+                raise DataError(f"{source}[{i}] has no key '{key}'; its keys are {keys}{hint}") from None
         raise
 
 
