@@ -88,7 +88,8 @@ def write_whole(file: Path, content: bytes) -> None:
         file.write_bytes(content)
         return
     place = _full(file)
-    temporary = place.with_name(f".{place.name}.tmp")
+    start = place.name.encode(errors="ignore")[:200].decode(errors="ignore")  # names may have 255 bytes at most
+    temporary = place.with_name(f".{start}.tmp")
     try:
         temporary.write_bytes(content)
         temporary.replace(place)

@@ -164,6 +164,9 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     write_whole(link, b"first")
     assert link.is_symlink()
     assert file.read_bytes() == b"first"
+    longest = tmp_path / ("ä" * 125 + ".json")  # 255 bytes
+    write_whole(longest, b"")
+    longest.unlink()
 
     def full_disk(path: Path, data: bytes) -> int:
         with path.open("wb") as half:
