@@ -5,6 +5,7 @@ import importlib
 import time
 from pathlib import Path
 
+from rst.cli.outputs import refuse_inputs
 from rst.data.samples import shapes, shapes_lvis, trees
 
 # Commands in modules of their own, which are imported only when called.
@@ -21,6 +22,7 @@ def main(argv: list[str]) -> int:
         return importlib.import_module(ELSEWHERE[argv[0]]).main(argv[1:])
     arguments = vars(_parser().parse_args(argv))
     prepare, output = arguments.pop("prepare"), arguments["output"]
+    refuse_inputs("--output", output, files={"--cache": arguments.get("cache")})
     started = time.monotonic()
     print(f"{output}: preparing", flush=True)
     summary = prepare(**arguments)

@@ -1,14 +1,13 @@
 """`rst data check`: what is wrong with a data set, before the GPU hours are spent."""
 
 import argparse
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import Any
 
+from rst.cli.outputs import refuse_inputs, write_whole
 from rst.cli.parsers import command_parser, wants_help
+from rst.cli.progress import bar
+from rst.training.errors import ConfigError
 
 EPILOG = """\
 exit code: 1 if there are errors: training, or the evaluation after its first epoch, would refuse the data; 0 if there
@@ -101,12 +100,12 @@ def _check(options: argparse.Namespace, overrides: list[str]) -> int:
         leave_out=options.faulty_boxes == "leave_out",
         headers=not options.no_headers,
         decode=options.decode,
-        track=_bar,
+        track=bar,
         **(_detector(options.config, overrides) if options.config is not None else {}),
     )
     print("\n".join(describe(report, max(options.show, 0))))
     if options.output is not None:
-        options.output.write_bytes(orjson.dumps(report.as_dict(), default=str, option=orjson.OPT_INDENT_2))
+        write_whole(options.output, orjson.dumps(report.as_dict(), default=str, option=orjson.OPT_INDENT_2))
         print(f"rst: all findings and statistics: {options.output}")
     return 1 if report.of_level("error") else 0
 
@@ -114,7 +113,6 @@ def _check(options: argparse.Namespace, overrides: list[str]) -> int:
 def _detector(config: Path, overrides: list[str]) -> dict[str, Any]:
     """Model and transforms of an experiment."""
     from rst.cli.config import build_experiment
-    from rst.training import ConfigError
 
     built = build_experiment(overrides, config)
     if not hasattr(built.model, "positives"):
@@ -131,18 +129,7 @@ def _refuse_mistakes(options: argparse.Namespace) -> None:
     elif options.output is not None and not options.output.parent.is_dir():
         mistake = f"--output {options.output}: there is no folder {options.output.parent}"
     if mistake:
-        from rst.training.errors import ConfigError  # takes seconds to import
-
         raise ConfigError(mistake)
-
-
-@contextmanager
-def _bar(name: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A progress bar on a terminal, nothing in a file or pipe; without a total, only the name."""
-    from tqdm import tqdm
-
-    layout = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]" if total else "{desc} ..."
-    columns, rows = get_terminal_size()  # never 0: some terminals say 0, and tqdm would show nothing
-    options: dict[str, Any] = {"bar_format": layout, "ncols": columns, "nrows": rows, "leave": False, "disable": None}
-    with tqdm(total=total or None, desc=name, file=sys.stderr, **options) as bar:
-        yield bar.update
+    if options.output is not None:
+        files = {"ANNOTATIONS": options.annotations, "--classes-of": options.classes_of, "--config": options.config}
+        refuse_inputs("--output", options.output, files=files, images=[options.images or options.folder])

@@ -6,11 +6,13 @@ n  images of a batch    P  positives of a head    H, W  height and width of the 
 import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rst.cli.loading import load_training
+from rst.cli.outputs import png_bytes, refuse_inputs, write_whole
 from rst.cli.parsers import command_parser, wants_help
+from rst.training.errors import ConfigError
 
 if TYPE_CHECKING:  # --help should not wait for torch
     from PIL import Image
@@ -55,14 +57,25 @@ def main(argv: list[str]) -> int:
 
 
 def _show(options: argparse.Namespace, overrides: list[str]) -> int:
-    from rst.cli.config import build_experiment
-    from rst.training import ConfigError
-
     for name, least in (("batches", 1), ("epoch", 0)):
         if getattr(options, name) < least:
             raise ConfigError(f"--{name} must be at least {least}, got {getattr(options, name)}")
+    refuse_inputs("--output", options.output, files={"--config": options.config})
+    load_training()
+    from rst.cli.config import build_experiment
+    from rst.evaluation.fonts import font_note
+
     built = build_experiment(overrides, options.config)
     data, model = built.data, built.model
+    files = [options.output / f"batch_{number:03d}.png" for number in range(options.batches)]
+    sets = {"--data.train_annotations": data.train_files, "--data.val_annotations": data.val_files}
+    refuse_inputs(
+        "--output",
+        options.output,
+        files={"--config": options.config, **{name: annotations for name, (annotations, _) in sets.items()}},
+        writes=files,
+        images=[images for _, images in sets.values()],
+    )
     data.setup("fit" if options.split == "train" else "validate")
     if data.num_classes != int(model.num_classes):
         raise ConfigError(
@@ -72,13 +85,14 @@ def _show(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.split == "train":
         loader.set_epoch(options.epoch)
     options.output.mkdir(parents=True, exist_ok=True)
-    for number, (images, targets) in enumerate(islice(loader, options.batches)):
+    if note := font_note(data.class_names):
+        print(f"rst: note: {note}")
+    for number, (file, (images, targets)) in enumerate(zip(files, loader, strict=False)):
         pixels, heads = as_seen(model, images, targets)
         if not (number or heads):
             print(f"rst: {type(model).__name__} assigns no anchors: boxes and masks only")
         sheet, lines = draw_batch(pixels, targets, heads, data.class_names)
-        file = options.output / f"batch_{number:03d}.png"
-        sheet.save(file)
+        write_whole(file, png_bytes(sheet))
         print("\n".join([f"{file}:", *(f"  {line}" for line in lines)]), flush=True)
     return 0
 
@@ -110,13 +124,14 @@ def draw_batch(
     class_names: Sequence[str],
 ) -> "tuple[Image.Image, list[str]]":
     """The batch as one drawing, and a line of text on each of its images; `heads` maps a title to its positives."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    font = ImageFont.load_default(size=FONT_SIZE)
+    from rst.evaluation.fonts import label_font
+
     rows, lines = [], []
     for k, (pixels, target) in enumerate(zip(images, targets, strict=True)):
         lines.append(_describe(target, {title: found.level[found.image == k] for title, found in heads.items()}))
-        drawings = [_draw_truth(pixels, target, class_names, font)]
+        drawings = [_draw_truth(pixels, target, class_names)]
         for found in heads.values():
             own = found.image == k
             drawings.append(_draw_positives(pixels, target, found.boxes[own], found.truth[own]))
@@ -125,7 +140,8 @@ def draw_batch(
     row_height = height + HEADER
     sheet = Image.new("RGB", (len(rows[0]) * width, len(rows) * row_height), (32, 32, 32))
     for k, (line, drawings) in enumerate(zip(lines, rows, strict=True)):
-        ImageDraw.Draw(sheet).text((4, k * row_height + 2), line, fill=(255, 255, 255), font=font)
+        place, font = (4, k * row_height + 2), label_font(line, FONT_SIZE)
+        ImageDraw.Draw(sheet).text(place, line, fill=(255, 255, 255), font=font)
         for column, drawing in enumerate(drawings):
             sheet.paste(drawing, (column * width, k * row_height + HEADER))
     return sheet, lines
@@ -142,12 +158,13 @@ def _describe(target: dict[str, Any], levels: "Mapping[str, Tensor]") -> str:
     return line
 
 
-def _draw_truth(pixels: "Tensor", target: dict[str, Any], class_names: Sequence[str], font: Any) -> "Image.Image":
+def _draw_truth(pixels: "Tensor", target: dict[str, Any], class_names: Sequence[str]) -> "Image.Image":
     """The image with the masks laid over it, boxes and class names."""
     import numpy as np
     from PIL import Image, ImageDraw
 
     from rst.evaluation.draw import blend_mask, class_colour, enlarge, to_rgb, write_label
+    from rst.evaluation.fonts import drawable_name
 
     labels = target["labels"].tolist()
     array = np.array(to_rgb(pixels))
@@ -159,7 +176,8 @@ def _draw_truth(pixels: "Tensor", target: dict[str, Any], class_names: Sequence[
     for box, label in zip(boxes, labels, strict=True):
         draw.rectangle(box, outline=class_colour(label), width=2)
     for box, label in zip(boxes, labels, strict=True):  # names on top of all boxes
-        write_label(draw, box, str(class_names[label]), class_colour(label), font, image.size)
+        name = drawable_name(str(class_names[label]), label)
+        write_label(draw, box, name, class_colour(label), FONT_SIZE, image.size)
     return image
 
 

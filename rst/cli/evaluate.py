@@ -5,11 +5,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rst.cli.loading import load_training
+from rst.cli.outputs import checkpoint_files, refuse_inputs, write_whole
 from rst.cli.parsers import command_parser, wants_help
+from rst.training.errors import ConfigError
 
 if TYPE_CHECKING:  # --help should not wait for torch
     from rst.evaluation import Evaluation
 
+FIGURES = ("precision_recall.png", "olrp.png")  # see `draw_evaluation`
 MOST_CLASSES = 20  # in a table that was not asked for
 
 DESCRIPTION = """\
@@ -97,7 +101,6 @@ def main(argv: list[str]) -> int:
 
 def _evaluate_detections(options: argparse.Namespace, overrides: list[str]) -> int:
     from rst.evaluation import evaluate
-    from rst.training import ConfigError
 
     given = [f"--{name}" for name in ("images", "config") if getattr(options, name) is not None]
     if given or overrides:
@@ -107,6 +110,11 @@ def _evaluate_detections(options: argparse.Namespace, overrides: list[str]) -> i
     target = options.output
     if target is not None and (target.is_dir() or not target.suffix):
         target = target / "metrics.json"
+    files = {"--detections": options.detections, "--annotations": options.annotations}
+    if target is not None:
+        refuse_inputs("--output", options.output, files=files, writes=[target] if target != options.output else ())
+    if options.plots is not None:
+        refuse_inputs("--plots", options.plots, files=files, writes=[options.plots / name for name in FIGURES])
     evaluation = evaluate(options.annotations, options.detections, options.iou_type or "bbox", options.protocol)
     _print(evaluation, options.per_class, target)
     if target is not None:
@@ -117,17 +125,19 @@ def _evaluate_detections(options: argparse.Namespace, overrides: list[str]) -> i
 
 
 def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> int:
+    if (options.annotations is None) != (options.images is None):
+        raise ConfigError("--annotations and --images belong together: give both or neither")
+    _refuse_inputs(options, options.annotations, options.images)
+    load_training()
     from lightning.pytorch import Trainer
 
     from rst.cli.trained import load_trained
     from rst.evaluation import evaluate
     from rst.evaluation.report import format_threshold
-    from rst.training import ConfigError, DetectionTraining
+    from rst.training import DetectionTraining
     from rst.training.callbacks import progress_bar
     from rst.training.run import silence_lightning
 
-    if (options.annotations is None) != (options.images is None):
-        raise ConfigError("--annotations and --images belong together: give both or neither")
     if options.annotations is not None:
         overrides += ["--data.val_annotations", str(options.annotations), "--data.val_images", str(options.images)]
     # All data on one device of this machine, whatever the training used, unless the command line says otherwise.
@@ -135,6 +145,8 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
     overrides = [*(f"--trainer.{default}" for default in defaults), *overrides]
     trained = load_trained(options.checkpoint, options.config, overrides)
     data = trained.settings.data
+    output = options.output or trained.run / "evaluation"
+    _refuse_inputs(argparse.Namespace(**vars(options) | {"output": output}), *data.val_files)
     data.setup("validate")
     annotations = data.val_files[0]
     if trained.class_names and data.class_names != trained.class_names:
@@ -161,9 +173,8 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
     )
     trainer.validate(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:
-        output = options.output or trained.run / "evaluation"
         output.mkdir(parents=True, exist_ok=True)
-        (output / "detections.json").write_text(json.dumps(module.results), encoding="utf-8")
+        write_whole(output / "detections.json", json.dumps(module.results).encode())
         evaluation = evaluate(annotations, module.results, iou_type, options.protocol)
         _print(evaluation, options.per_class, output / "metrics.json")
         _write(evaluation, output / "metrics.json")
@@ -174,6 +185,16 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
                 f"rst: to use that threshold: rst predict --checkpoint {options.checkpoint} --threshold {threshold} ..."
             )
     return 0
+
+
+def _refuse_inputs(options: argparse.Namespace, annotations: Path | None, images: Path | None) -> None:
+    """Refuse outputs of a checkpoint's evaluation that are inputs, or among the images."""
+    files = checkpoint_files(options.checkpoint) | {"--config": options.config, "the annotations": annotations}
+    for option, names in (("output", ("detections.json", "metrics.json", *FIGURES)), ("plots", FIGURES)):
+        folder = getattr(options, option)
+        if folder is not None:
+            writes = [folder / name for name in names]
+            refuse_inputs(f"--{option}", folder, files=files, writes=writes, images=[images])
 
 
 def _print(evaluation: "Evaluation", per_class: bool, target: Path | None) -> None:
@@ -200,12 +221,15 @@ def _write(evaluation: "Evaluation", target: Path) -> None:
 
     target.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = report.as_json(evaluation)
-    target.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_whole(target, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     print(f"rst: every number, those of each class too: {target}")
 
 
 def _draw(evaluation: "Evaluation", folder: Path) -> None:
+    from rst.evaluation.fonts import font_note
     from rst.evaluation.plots import draw_evaluation
 
     files = draw_evaluation(evaluation, folder)
+    if note := font_note([entry["name"] for entry in evaluation.classes]):
+        print(f"rst: note: {note}")
     print(f"rst: plots: {', '.join(map(str, files))}" if files else "rst: no plots: there is no object to detect")

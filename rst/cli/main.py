@@ -73,14 +73,14 @@ def exit_code(error: Exception) -> int | None:
 
     By this project's convention a ValueError is the caller's mistake, and names it.
     """
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
     from rst.training.errors import CheckpointError, CheckpointSaveError, NonFiniteError
 
     if isinstance(error, (NonFiniteError, CheckpointSaveError)):
         return 1
-    mistakes = (CheckpointError, ValueError, MisconfigurationException)
-    if isinstance(error, (*mistakes, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)):
+    mistakes = [CheckpointError, ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError]
+    if lightning := sys.modules.get("lightning.fabric.utilities.exceptions"):  # it takes seconds to import
+        mistakes.append(lightning.MisconfigurationException)
+    if isinstance(error, tuple(mistakes)):
         return 2
     if isinstance(error, OSError):  # a full disk, no permission, no network
         return 1

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+from rst.cli.outputs import refuse_inputs
 from rst.cli.parsers import command_parser, wants_help
+
+FIGURES = {".png", ".pdf", ".svg", ".jpg", ".jpeg"}
 
 
 def main(argv: list[str]) -> int:
@@ -27,11 +30,21 @@ def main(argv: list[str]) -> int:
     if len(options.runs) > 1 and options.output is None:
         parser.error("--output FILE.png is required where several runs are drawn")
 
+    if options.output is not None:
+        for run in options.runs:
+            refuse_inputs("--output", options.output, files=_records(run))
+
     from rst.training.curves import draw_curves, run_names
-    from rst.training.run import RunFolder
+    from rst.training.records import CURVES_FILE
     from rst.training.summary import format_summary
 
-    figure = draw_curves(options.runs, options.output or RunFolder(options.runs[0]).curves)
+    figure = draw_curves(options.runs, options.output or options.runs[0] / CURVES_FILE)
     summary = format_summary(dict(zip(run_names(options.runs), options.runs, strict=True)))
     print(*filter(None, (summary, figure)), sep="\n")
     return 0
+
+
+def _records(run: Path) -> dict[str, Path]:
+    """The run's folder, and what it holds but for figures: settings, logs, checkpoints, evaluations."""
+    held = [file for pattern in ("*", "*/*") for file in run.glob(pattern)]
+    return {"RUN": run} | {f"{file.relative_to(run)} of": file for file in held if file.suffix.lower() not in FIGURES}

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rst.cli.loading import load_training
+from rst.cli.outputs import refuse_inputs
 from rst.cli.parsers import command_parser, wants_help
 
 if TYPE_CHECKING:  # importing it takes a while that --help should not
@@ -67,6 +69,7 @@ def main(argv: list[str]) -> int:
         return 2
     options, settings = parser.parse_known_args(argv)
     if options.help_all:
+        load_training()
         from rst.cli.config import build_parser
 
         build_parser().print_help()
@@ -75,6 +78,7 @@ def main(argv: list[str]) -> int:
 
 
 def _train(options: argparse.Namespace, arguments: list[str]) -> int:
+    load_training()
     from lightning.pytorch import seed_everything
 
     from rst.cli.config import dump_config, instantiate, parse_config, trainer_options
@@ -97,6 +101,8 @@ def _train(options: argparse.Namespace, arguments: list[str]) -> int:
         checkpoint, first_step = None, 0
         parser, settings = parse_config(arguments)
         folder = RunFolder(options.output or Path("runs") / _name(settings))
+        images = [settings.data.train_images, settings.data.val_images]
+        refuse_inputs("--output", folder.path, files={}, writes=[folder.config], images=images)
         if _is_first_process():
             folder.require_new()
 

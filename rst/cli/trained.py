@@ -19,6 +19,7 @@ class Trained:
         model: the detector with the checkpoint's weights, in evaluation mode, on the CPU.
         settings: the run's settings, instantiated: `settings.data` is a DetectionData, `settings.trainer` plain values.
         class_names: name of each label, empty if the checkpoint has none.
+        category_ids: id of each label in the training's annotations, empty if the checkpoint has none.
         file: the checkpoint file.
         run: the folder of the run it lies in.
     """
@@ -26,6 +27,7 @@ class Trained:
     model: nn.Module
     settings: Namespace
     class_names: list[str]
+    category_ids: list[int]
     file: Path
     run: Path
 
@@ -57,4 +59,5 @@ def load_trained(checkpoint: Path, config: Path | None, overrides: list[str]) ->
         raise ConfigError(f"{folder.config}: no such file; name the model's settings with --config")
     built = instantiate(parser, without_pretraining(settings))
     load_weights(built.model, content, checkpoint)
-    return Trained(built.model.eval(), built, list(record.get("class_names", [])), checkpoint, folder.path)
+    names, ids = (list(record.get(key, [])) for key in ("class_names", "category_ids"))
+    return Trained(built.model.eval(), built, names, ids, checkpoint, folder.path)

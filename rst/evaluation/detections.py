@@ -126,7 +126,9 @@ def _column(results: Sequence[Any], key: str, source: str) -> list[Any]:
             if not isinstance(result, dict):
                 raise DataError(f"{source}[{i}] must be an object, is {short(result)}") from None
             if key not in result:
-                raise DataError(f"{source}[{i}] has no key '{key}'; its keys are {sorted(map(str, result))}") from None
+                hint = ". COCO results are wanted: rst predict --format coco" if "predictions" in result else ""
+                keys = sorted(map(str, result))
+                raise DataError(f"{source}[{i}] has no key '{key}'; its keys are {keys}{hint}") from None
         raise
 
 
@@ -196,7 +198,8 @@ def _warning(boxes: np.ndarray, sizes: np.ndarray, source: str) -> str:
     """A text if many boxes lie mostly outside their images: other data, corners for sides, or resized pixels."""
     limit = sizes[:, ::-1].astype(np.float64)
     inside = np.minimum(boxes[:, :2] + boxes[:, 2:], limit) - np.maximum(boxes[:, :2], 0.0)
-    astray = np.flatnonzero(inside.clip(min=0).prod(1) < 0.5 * boxes[:, 2:].prod(1))
+    known = (sizes > 0).all(1)  # a file for boxes need not name the sizes
+    astray = np.flatnonzero(known & (inside.clip(min=0).prod(1) < 0.5 * boxes[:, 2:].prod(1)))
     if len(astray) <= ASTRAY * len(boxes):
         return ""
     i = astray[0]

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from rst.coco.masks import decode_segmentation
+from rst.evaluation.fonts import drawable_name, label_font
 
 GOLDEN = 0.618033988749895  # steps of the golden ratio spread any number of hues evenly
 TRUTH = (255, 255, 255)
@@ -37,7 +38,7 @@ def draw_detections(
         image: PIL image, array (H, W, 3) uint8, or tensor (3, H, W), uint8 or float in [0, 1]; it stays as it is.
         detections: "boxes" (n, 4) XYXY pixels, "labels" (n,) in [0, C), "scores" (n,), and perhaps "segmentations",
             n run lengths of H x W pixels, which are drawn half transparent.
-        class_names: C names.
+        class_names: C names; one that no installed font has is drawn as "class 3".
         threshold: least score that is drawn.
         truth: "boxes" (m, 4) of the ground truth, drawn as thin dashed white lines.
         least_side: an image whose shorter side has fewer pixels is drawn two to four times as large, so that the text
@@ -65,13 +66,14 @@ def draw_detections(
     canvas, scale = enlarge(canvas, least_side, Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(canvas)
     line = max(1, round(min(canvas.size) / 250))
-    font = ImageFont.load_default(size=max(10, min(canvas.size) // 40))
+    font_size = max(10, min(canvas.size) // 40)
     for box in scale * _numbers(truth["boxes"]) if truth is not None else []:
         _dashed_rectangle(draw, box, line)
     for i in drawn:
         box = scale * boxes[i]
         draw.rectangle(_corners(box), outline=colours[i], width=line)
-        write_label(draw, box, f"{class_names[int(labels[i])]} {scores[i]:.2f}", colours[i], font, canvas.size)
+        name = drawable_name(class_names[int(labels[i])], int(labels[i]))
+        write_label(draw, box, f"{name} {scores[i]:.2f}", colours[i], font_size, canvas.size)
     return canvas
 
 
@@ -115,10 +117,14 @@ def write_label(
     box: Sequence[float] | np.ndarray,
     text: str,
     colour: Colour,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font_size: int,
     size: tuple[int, int],
 ) -> None:
-    """The text on a ground of the box's colour, above the box where there is room, and always inside the image."""
+    """The text on a ground of the box's colour, above the box where there is room, and always inside the image.
+
+    `font_size` and `size`, of the image (width, height), are in pixels.
+    """
+    font = label_font(text, font_size)
     _, _, width, height = draw.textbbox((0, 0), text, font=font)
     x = max(0.0, min(float(box[0]), size[0] - width - 2))
     y = float(box[1]) - height - 2

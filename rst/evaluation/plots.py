@@ -6,11 +6,12 @@ C  classes    T  IoU thresholds    R  recalls
 from pathlib import Path
 from typing import Any
 
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rst.evaluation.evaluator import Evaluation
+from rst.evaluation.fonts import drawable_name, plot_families, plot_name
 from rst.evaluation.lrp import GRID, on_grid
 from rst.evaluation.protocol import IOU_THRESHOLDS, RECALLS
 from rst.evaluation.report import SHAPES, format_threshold
@@ -35,13 +36,19 @@ def draw_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
     if not classes:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    kind = SHAPES[evaluation.truth.iou_type]
+    names = (drawable_name(evaluation.classes[k]["name"], k) for k in classes)
+    with rc_context({"font.family": plot_families(names)}):
+        return _draw_figures(evaluation, classes, folder)
 
+
+def _draw_figures(evaluation: Evaluation, classes: list[int], folder: Path) -> list[Path]:
+    kind = SHAPES[evaluation.truth.iou_type]
     panels = 1 if len(classes) == 1 else 2
     figure = Figure(figsize=(panels * SIZE[0], SIZE[1]), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     _draw_precision(axes[0], evaluation, classes)
-    of = evaluation.classes[classes[0]]["name"] if panels == 1 else f"mean of {len(classes)} classes"
+    name = plot_name(evaluation.classes[classes[0]]["name"], classes[0])
+    of = name if panels == 1 else f"mean of {len(classes)} classes"
     axes[0].set_title(f"Precision of {kind}: {of}")
     if panels > 1:
         _draw_classes(axes[1], evaluation, classes)
@@ -82,7 +89,8 @@ def _draw_classes(axis: Axes, evaluation: Evaluation, classes: list[int]) -> Non
     named = len(classes) <= MOST_NAMED
     for place, k in enumerate(classes):
         entry = evaluation.classes[k]
-        label = f"{entry['name']}: AP50 {100 * entry['AP50']:.1f}" if named else None if place else "one class"
+        name = plot_name(entry["name"], k)
+        label = f"{name}: AP50 {100 * entry['AP50']:.1f}" if named else None if place else "one class"
         axis.plot(RECALLS, at_half[:, k], **_style(place, named), label=label)
     mean = at_half[:, classes].mean(1)
     label = f"mean of {len(classes)} classes: AP50 {100 * mean.mean():.1f}"
@@ -98,7 +106,7 @@ def _draw_lrp(axis: Axes, evaluation: Evaluation, classes: list[int]) -> None:
         if entry["threshold"] is not None:
             best = f"oLRP {100 * entry['oLRP']:.1f} at {format_threshold(entry['threshold'])}"
             axis.plot(entry["threshold"], 100 * entry["oLRP"], "o", color=style["color"], alpha=style["alpha"])
-        label = f"{entry['name']}: {best}" if named else None if place else "one class, and its oLRP"
+        label = f"{plot_name(entry['name'], k)}: {best}" if named else None if place else "one class, and its oLRP"
         axis.plot(GRID, 100 * on_grid(evaluation.curves[k]), **style, label=label)
     if len(classes) > 1 and evaluation.threshold is not None:
         best = 100 * evaluation.mean_error.min()

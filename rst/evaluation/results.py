@@ -43,17 +43,20 @@ def to_coco_results(
         image_id = int(target["image_id"])
         _check(detection, image_id, target["size"], len(category_ids))
         found = to_file_pixels(detection, target["size"], target["original_size"])
-        boxes = found["boxes"].clone()
-        boxes[:, 2:] -= boxes[:, :2]
-        of_image = [
-            {"image_id": image_id, "category_id": int(category_ids[label]), "bbox": box, "score": score}
-            for box, label, score in zip(
-                boxes.tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True
-            )
-        ]
-        for result, runs in zip(of_image, found.get("segmentations", ()), strict=False):
-            result["segmentation"] = runs
-        results += of_image
+        results += image_results(found, image_id, category_ids)
+    return results
+
+
+def image_results(found: dict[str, Any], image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """The detections of one image, as `to_file_pixels` gives them, as COCO results."""
+    boxes = found["boxes"].clone()
+    boxes[:, 2:] -= boxes[:, :2]
+    results: list[dict[str, Any]] = [
+        {"image_id": image_id, "category_id": int(category_ids[label]), "bbox": box, "score": score}
+        for box, label, score in zip(boxes.tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
+    ]
+    for result, runs in zip(results, found.get("segmentations", ()), strict=False):
+        result["segmentation"] = runs
     return results
 
 

@@ -30,7 +30,7 @@ class GroundTruth:
     protocol: Protocol
     iou_type: IouType
     image_ids: np.ndarray  # (N,) int64 ascending
-    sizes: np.ndarray  # (N, 2) int64, height and width in pixels
+    sizes: np.ndarray  # (N, 2) int64, height and width in pixels; 0 where a file for boxes does not say
     category_ids: np.ndarray  # (C,) int64 ascending
     class_names: list[str]  # C
     frequencies: list[str]  # C of "r", "c", "f"; empty for COCO
@@ -73,7 +73,8 @@ def read_ground_truth(file: Path, iou_type: IouType, protocol: ProtocolName | Li
     category_ids, image_ids = category_ids[class_order], image_ids[image_order]
     images = [images[i] for i in image_order]
     categories = [categories[i] for i in class_order]
-    sides = [integer_column(images, side, "image", sink)[0] for side in ("height", "width")]
+    absent = 0 if iou_type == "bbox" else None  # masks have the sizes of their images, boxes need them for a hint alone
+    sides = [integer_column(images, side, "image", sink, absent)[0] for side in ("height", "width")]
     sizes = np.stack(sides, 1).reshape(-1, 2)
     image, label = (
         reference_column(objects, key, known, np.ones(len(known), bool), sink)

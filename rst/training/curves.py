@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from rst.evaluation.fonts import drawable, plot_families, plot_text
 from rst.training.errors import ConfigError
 from rst.training.heads import read_heads
-from rst.training.loggers import METRICS_FILE, read_rows
+from rst.training.records import METRICS_FILE, read_rows
 
 _CORRELATION = "Spearman's correlation of score and IoU, positives"
 _NEGATIVES = "Negatives per positive"
@@ -65,6 +67,15 @@ def draw_curves(runs: Path | Sequence[Path], output: Path) -> Path:
     heads = {}
     for folder, curves in zip(folders, of_run.values(), strict=True):
         heads |= read_heads(folder, curves)
+    shown = [*of_run, *heads.values()]
+    with rc_context({"font.family": plot_families(drawable(text, "") for text in shown)}):
+        figure = _draw_figure(of_run, {head: plot_text(title, "head") for head, title in heads.items()})
+        output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(output, dpi=110)
+    return output
+
+
+def _draw_figure(of_run: dict[str, dict[str, Series]], heads: dict[str, str]) -> Figure:
     panels = _panels(sorted({name for curves in of_run.values() for name in curves}), heads)
     columns = min(3, math.ceil(len(panels) / 2))
     rows = math.ceil(len(panels) / columns)
@@ -74,16 +85,15 @@ def draw_curves(runs: Path | Sequence[Path], output: Path) -> Path:
         _draw_panel(axis, title, names, of_run, heads)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    if len(of_run) == 1:
-        figure.suptitle(*of_run)
+    runs = [plot_text(run, f"run {number}") for number, run in enumerate(of_run, 1)]
+    if len(runs) == 1:
+        figure.suptitle(*runs)
     else:
-        runs_and_dashes = zip(of_run, cycle(_DASHES), strict=False)
+        runs_and_dashes = zip(runs, cycle(_DASHES), strict=False)
         styles: list[dict[str, Any]] = [{"label": run, "linestyle": dashes} for run, dashes in runs_and_dashes]
         lines = [Line2D([], [], color="black", **style) for style in styles]
         figure.legend(handles=lines, loc="outside upper center", ncols=len(lines), handlelength=4)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=110)
-    return output
+    return figure
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-METRICS_FILE = "metrics.csv"
+from rst.training.records import METRICS_FILE, read_rows
 
 
 def _with_value(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,13 +78,6 @@ class MetricsLogger(Logger):
             writer.writeheader()
             writer.writerows(rows)
         temporary.replace(self.file)
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics file; a last line that a kill cut short is left out."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [row for row in rows if (row.get("step") or "").isdigit() and None not in row.values()]
 
 
 def build_loggers(folder: Path, first_step: int = 0) -> list[Logger]:

@@ -22,7 +22,8 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from rst.training.callbacks import SpeedMonitor, progress_bar
 from rst.training.checkpoints import AtomicCheckpointIO
 from rst.training.errors import CheckpointError, ConfigError
-from rst.training.loggers import METRICS_FILE, build_loggers
+from rst.training.loggers import build_loggers
+from rst.training.records import CURVES_FILE, METRICS_FILE
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class RunFolder:
 
     @property
     def curves(self) -> Path:
-        return self.path / "curves.png"
+        return self.path / CURVES_FILE
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> "RunFolder":

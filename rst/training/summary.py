@@ -7,7 +7,7 @@ import numpy as np
 
 from rst.training.curves import Series, read_metrics
 from rst.training.heads import read_heads
-from rst.training.loggers import METRICS_FILE, read_rows
+from rst.training.records import METRICS_FILE, read_rows
 
 LAST = 100  # iterations: the paper averages its correlation over all and over the last hundred
 

@@ -42,9 +42,25 @@ def test_help_does_not_wait_for_torch():
         "import sys; from rst.cli.main import main\n"
         "for command in ('', 'train', 'evaluate', 'predict', 'plot', 'data check', 'data show'):\n"
         "    main([*command.split(), '--help'])\n"
-        "sys.exit(bool({'torch', 'lightning', 'jsonargparse'} & set(sys.modules)))"
+        "sys.exit(bool({'torch', 'lightning', 'jsonargparse', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_a_mistake_does_not_wait_for_torch(tmp_path):
+    none = tmp_path / "none"
+    commands = [
+        ["data", "check", str(none), str(none)],
+        ["evaluate", "--detections", str(none), "--annotations", str(none)],
+        ["predict", "--checkpoint", str(none), str(none), "--output", str(tmp_path / "out")],
+        ["plot", str(none)],
+    ]
+    code = (
+        "import sys; from rst.cli.main import main\n"
+        f"codes = {{main(command) for command in {commands!r}}}\n"
+        "sys.exit(codes != {2} or bool({'torch', 'lightning', 'jsonargparse'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode == 0
 
 
 def test_every_setting_is_listed_on_demand(capsys):

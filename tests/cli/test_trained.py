@@ -151,7 +151,7 @@ def test_predictions_are_in_pixels_of_the_image(capsys, data, run, tmp_path):
             )
     # the detector's boxes are shares of the image: most of them reach beyond an image that was not scaled back
     assert max(sum(p["bbox"][::2]) for p in entries[str(wide)]["predictions"]) > 64
-    assert {size_of(output / name) for name in ("wide.png", "wide_1.png")} == {(1200, 360), (360, 1200)}
+    assert {size_of(output / name) for name in ("wide.png", "below/wide.png")} == {(1200, 360), (360, 1200)}
 
 
 def test_the_threshold_leaves_out_the_unsure(capsys, data, run, tmp_path):

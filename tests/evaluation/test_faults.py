@@ -136,6 +136,19 @@ def test_what_looks_like_other_data_with_the_same_ids_is_said(annotations):
     assert "most images have no detection at all" in note
 
 
+@pytest.mark.parametrize("absent", [("height", "width"), ("height",)])
+def test_boxes_need_no_sizes_of_images(annotations, absent):
+    content = copy.deepcopy(GROUND_TRUTH)
+    for key in absent:
+        del content["images"][0][key]
+    results = [RESULT, RESULT | {"bbox": [190, 90, 400, 400]}]
+    evaluation = evaluate(annotations(content), results)
+    assert notes(evaluation) == [], "where a border is not known, no box is beyond it"
+    assert evaluation.metrics == evaluate_detections(annotations(), results)
+    with pytest.raises(DataError, match="image 1 has no key 'height'"):
+        evaluate(annotations(content), results, "segm")
+
+
 def test_files_that_are_no_results_are_named(annotations, tmp_path):
     file = tmp_path / "results.json"
     for text, message in [

@@ -9,7 +9,8 @@ from PIL import Image
 from rst.training import ConfigError
 from rst.training.curves import draw_curves, read_metrics, smooth
 from rst.training.heads import write_heads
-from rst.training.loggers import METRICS_FILE, MetricsLogger, read_rows
+from rst.training.loggers import MetricsLogger
+from rst.training.records import METRICS_FILE, read_rows
 
 
 def log_steps(folder, first, last, offset=0.0):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rst.cli.main import main
 from rst.training.curves import draw_curves
 from rst.training.heads import HEADS_FILE, write_heads
-from rst.training.loggers import METRICS_FILE
+from rst.training.records import METRICS_FILE
 from rst.training.summary import LAST, format_summary, summarise
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "sample"
