@@ -9,9 +9,12 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import Trainer, seed_everything
 from torch import nn
 
+from rst.cli.config_files import check_config_file
 from rst.cli.mistakes import summarise, unwrap
 from rst.data import DetectionData
 from rst.training import CheckpointSettings, ConfigError, OptimizerSettings, ScheduleSettings
+from rst.training.errors import DownloadError
+from rst.training.options import check_options, name_precision
 
 _TRAINER_DEFAULTS = {
     "max_epochs": 12,
@@ -19,6 +22,8 @@ _TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
 }
+_MAPPINGS = ("data", "optimizer", "schedule", "checkpoints", "trainer")
+_SECTIONS = ("model", *_MAPPINGS, "seed", "ema_decay")
 # This project sets the folder (--output), the checkpoints (checkpoints.*) and each process's share (DetectionData).
 _TRAINER_SKIPPED = {"default_root_dir", "enable_checkpointing", "use_distributed_sampler", "barebones"}
 # Declared again with int before float. Trainer's signature has `Optional[Union[int, float]]`, which Python's cache of
@@ -37,7 +42,7 @@ class StrictParser(ArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False, "print_config": None})
 
     def parse_args(self, args: Any = None, *others: Any, **options: Any) -> Namespace:  # pyright: ignore[reportIncompatibleMethodOverride]
         if args is not None:
@@ -84,10 +89,15 @@ def parse_config(arguments: Sequence[str], config: Path | str | None = None) -> 
     """
     parser = build_parser()
     arguments = [*(["--config", str(config)] if config else []), *arguments]
+    for file in _config_files(arguments):
+        if not _is_content(file):
+            check_config_file(Path(file), _SECTIONS, _MAPPINGS)
     try:
         return parser, parser.parse_args(arguments)
     except ArgumentError as error:
         raise ConfigError(_explain(parser, arguments, str(error))) from error
+    except (KeyError, TypeError, AttributeError, RecursionError, OSError) as error:  # jsonargparse's, on odd values
+        raise ConfigError(_explain(parser, arguments, f"cannot be read: {type(error).__name__}: {error}")) from error
 
 
 def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
@@ -95,11 +105,15 @@ def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
 
     Raises:
         ValueError: from a constructor, about its arguments.
+        DownloadError: weights that could not be fetched.
     """
     try:
         return parser.instantiate(settings)
     except ValueError as error:
-        raise unwrap(error) from None
+        cause = unwrap(error)
+        if isinstance(cause, RuntimeError) and isinstance(cause.__cause__, OSError):
+            raise DownloadError(str(cause)) from error
+        raise cause from None
 
 
 def build_experiment(arguments: Sequence[str], config: Path | str | None) -> Namespace:
@@ -129,6 +143,12 @@ def without_pretraining(settings: Namespace) -> Namespace:
     return settings
 
 
+def check_trainer(settings: Namespace) -> None:
+    """Refuse settings of Trainer that cannot work, and give the precision its full name, as the record has it."""
+    check_options(dict(vars(settings.trainer)))
+    settings.trainer.precision = name_precision(settings.trainer.precision)
+
+
 def trainer_options(settings: Namespace) -> dict[str, Any]:
     """The keyword arguments of Trainer in instantiated settings."""
     return dict(vars(settings.trainer))
@@ -140,11 +160,17 @@ def _explain(parser: ArgumentParser, arguments: Sequence[str], text: str) -> str
     for file in _config_files(arguments):
         try:
             parser.parse_args(["--config", file])
-        except ArgumentError as error:
+        except (ArgumentError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
             if "required" not in str(error):  # the rest may be on the command line
-                place, text = file if len(file) < 1000 else "the checkpoint's own configuration", str(error)
+                place = "the checkpoint's own configuration" if _is_content(file) else file
+                text = str(error) if isinstance(error, ArgumentError) else text
                 break
     return f"{place}: {summarise(text, [*parser.get_defaults().keys(), 'output', 'resume'])}"
+
+
+def _is_content(config: str) -> bool:
+    """Whether a value of --config is YAML itself, not the name of a file."""
+    return "\n" in config or config.lstrip().startswith("{")
 
 
 def _config_files(arguments: Sequence[str]) -> list[str]:

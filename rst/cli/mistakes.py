@@ -5,7 +5,8 @@ import inspect
 import re
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
+
+from rst.cli.suggestions import nearest
 
 
 def summarise(text: str, known_keys: Iterable[str]) -> str:
@@ -24,12 +25,20 @@ def summarise(text: str, known_keys: Iterable[str]) -> str:
     if unknown:
         key = f"{path}.{unknown}" if path else unknown
         of = f" of {class_path}" if class_path else ""
-        close = get_close_matches(unknown, _arguments(class_path) if class_path else _with_sections(known_keys), n=1)
-        return f"unknown key {key}{of}" + (f" (did you mean {close[0]}?)" if close else "")
+        close = nearest(unknown, _arguments(class_path) if class_path else _with_sections(known_keys))
+        return f"unknown key {key}{of}" + (f" (did you mean {close}?)" if close else "")
+    if section := _first(r"""^\s*Parser key "(\w+)":\s+Unable to load config ['"]""", text):
+        return f"{section}: is a section; set its keys, as --{section}.KEY VALUE"
+    if missing := _first(r"arguments are required: ([^\n]+)", text):
+        return f"missing: {missing}"
     if missing := _first(r"File does not exist: '([^']+)'", text):
         return f"no such file: {missing}"
     expected = [_readable(kind) for kind in re.findall(r"Expected an? (.+?)(?:\. Got value|\n|$)", text)]
     value = _first(r"(?:Got value: |Given value: (?:NestedArg\(.*val=)?)([^\n]*)", text)
+    if value is not None and (below := _first(r"NestedArg\(key='([^']+)'", value)):
+        return f"unknown key {path}.{below}: {path} has no keys of its own"
+    if path == "model" and value is not None and "dot import path" in text:
+        return f"model: must be the import path of a function or class, as rst.detectors.atss, got {value}"
     if path and expected and value is not None:
         return f"{path}: expected {' or '.join(dict.fromkeys(expected))}, got {value}"
     if class_path and (given := _first(r'Unable to load config "([^"]*)"', text)):
@@ -41,11 +50,13 @@ def summarise(text: str, known_keys: Iterable[str]) -> str:
     return re.sub(r"\s*\n\s*", " ", text).strip()
 
 
-def unwrap(error: ValueError) -> ValueError:
+def unwrap(error: Exception) -> Exception:
     """The error that a constructor raised, without those that jsonargparse raised from it."""
-    while "Does not validate against any of the Union subtypes" in str(error):
+    while re.match(
+        r"\s*(Does not validate against any of the Union subtypes|Problem with given class_path)", str(error)
+    ):
         inner = error.__cause__ or error.__context__
-        if not isinstance(inner, ValueError):
+        if not isinstance(inner, Exception):
             break
         error = inner
     return error

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from rst.files import replacing
 from rst.training.errors import ConfigError
 from rst.training.heads import read_heads
 from rst.training.loggers import METRICS_FILE, read_rows
@@ -81,8 +82,8 @@ def draw_curves(runs: Path | Sequence[Path], output: Path) -> Path:
         styles: list[dict[str, Any]] = [{"label": run, "linestyle": dashes} for run, dashes in runs_and_dashes]
         lines = [Line2D([], [], color="black", **style) for style in styles]
         figure.legend(handles=lines, loc="outside upper center", ncols=len(lines), handlelength=4)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=110)
+    with replacing(output) as temporary:
+        figure.savefig(temporary, dpi=110)
     return output
 
 

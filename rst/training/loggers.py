@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from rst.files import replacing
+
 METRICS_FILE = "metrics.csv"
 
 
@@ -22,6 +24,9 @@ class CurvesLogger(TensorBoardLogger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         super().log_metrics(_with_value(metrics), step)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml has the settings, and a run that is refused before its first step leaves no file."""
 
 
 class MetricsLogger(Logger):
@@ -65,19 +70,19 @@ class MetricsLogger(Logger):
         if not row.keys() <= set(self._columns or ()):
             self._write([*read_rows(self.file), row])
         else:
-            with self.file.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self._columns or ()).writerow(row)
+            try:
+                with self.file.open("a", newline="", encoding="utf-8") as file:
+                    csv.DictWriter(file, self._columns or ()).writerow(row)
+            except OSError as error:  # of a full disk, whose message has no name
+                raise type(error)(error.errno, f"cannot be written: {error.strerror}", str(self.file)) from error
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The whole file, with a column for every metric so far; a kill leaves the former file or the new one."""
         self._columns = sorted({"step", *(self._columns or ()), *(name for row in rows for name in row)})
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.file.with_name(f".{METRICS_FILE}.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.file) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        temporary.replace(self.file)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

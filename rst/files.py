@@ -1,0 +1,52 @@
+"""Files that are whole or not there: written beside their place, then moved into it."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; on success that file takes the place of `path`, else it goes.
+
+    The folder is made. Raises OSError with the name of `path` where it cannot be written.
+    """
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot be written: {error.strerror or error}", str(path)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file; one that is there is replaced only once the new one is complete."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder's parents and a file in it, and take all of it away again; OSError where that does not work."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    made: list[Path] = []
+    try:
+        for place in reversed(missing):
+            place.mkdir()
+            made.append(place)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        text = f"cannot be written to: {error.strerror or error}"
+        raise type(error)(error.errno, text, str(folder)) from error
+    finally:
+        for place in reversed(made):
+            with suppress(OSError):  # another process may have put something there meanwhile
+                place.rmdir()
