@@ -7,11 +7,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+class WriteError(OSError):
+    """A file or folder that cannot be written; the message names it and says why."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; on success that file takes the place of `path`, else it goes.
 
-    The folder is made. Raises OSError with the name of `path` where it cannot be written.
+    The folder is made. Raises WriteError where it cannot be written.
     """
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
@@ -19,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise type(error)(error.errno, f"cannot be written: {error.strerror or error}", str(path)) from error
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -32,7 +36,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder's parents and a file in it, and take all of it away again; OSError where that does not work."""
+    """Make a folder's parents and a file in it, and take all of it away again; WriteError where that does not work."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     made: list[Path] = []
     try:
@@ -44,8 +48,7 @@ def require_writable(folder: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        text = f"cannot be written to: {error.strerror or error}"
-        raise type(error)(error.errno, text, str(folder)) from error
+        raise WriteError(f"{folder}: cannot be written to: {error.strerror or error}") from error
     finally:
         for place in reversed(made):
             with suppress(OSError):  # another process may have put something there meanwhile

@@ -67,9 +67,15 @@ def build_parser() -> ArgumentParser:
         help="decay per step of the averaged weights that are evaluated and kept, e.g. 0.999; null trains without",
     )
     parser.add_class_arguments(CheckpointSettings, "checkpoints")
-    parser.add_class_arguments(Trainer, "trainer", instantiate=False, skip={*_TRAINER_SKIPPED, *_BATCH_LIMITS})
+    parser.add_class_arguments(
+        Trainer, "trainer", instantiate=False, skip={*_TRAINER_SKIPPED, *_BATCH_LIMITS, "precision"}
+    )
     for name, meaning in _BATCH_LIMITS.items():
         parser.add_argument(f"--trainer.{name}", type=int | float | None, default=None, help=meaning)
+    # a text, so that `check_trainer` names the values that work here, not those that Lightning has
+    parser.add_argument(
+        "--trainer.precision", type=str | int | None, default=None, help="32-true (the default), bf16-mixed or 16-mixed"
+    )
     parser.set_defaults({f"trainer.{key}": value for key, value in _TRAINER_DEFAULTS.items()})
     return parser
 

@@ -117,13 +117,13 @@ def _evaluate_detections(options: argparse.Namespace, overrides: list[str]) -> i
 
 
 def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> int:
-    from lightning.pytorch import Trainer
-
+    from rst.cli.config import check_trainer
     from rst.cli.trained import load_trained
     from rst.evaluation import evaluate
     from rst.evaluation.report import format_threshold
     from rst.training import ConfigError, DetectionTraining
     from rst.training.callbacks import progress_bar
+    from rst.training.options import make_trainer
     from rst.training.run import silence_lightning
 
     if (options.annotations is None) != (options.images is None):
@@ -134,6 +134,7 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
     defaults = ["accelerator=auto", "devices=1", "num_nodes=1", "strategy=auto", "limit_val_batches=null"]
     overrides = [*(f"--trainer.{default}" for default in defaults), *overrides]
     trained = load_trained(options.checkpoint, options.config, overrides)
+    check_trainer(trained.settings)
     data = trained.settings.data
     data.setup("validate")
     annotations = data.val_files[0]
@@ -151,7 +152,7 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
         )
     silence_lightning()
     chosen = ("accelerator", "strategy", "devices", "num_nodes", "precision", "limit_val_batches")
-    trainer = Trainer(
+    trainer = make_trainer(
         **{key: trained.settings.trainer[key] for key in chosen},
         logger=False,
         callbacks=[progress_bar()],

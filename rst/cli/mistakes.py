@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
+from traceback import walk_tb
 
 from rst.cli.suggestions import nearest
 
@@ -52,14 +53,17 @@ def summarise(text: str, known_keys: Iterable[str]) -> str:
 
 def unwrap(error: Exception) -> Exception:
     """The error that a constructor raised, without those that jsonargparse raised from it."""
-    while re.match(
-        r"\s*(Does not validate against any of the Union subtypes|Problem with given class_path)", str(error)
-    ):
+    while _raised_by(error, "jsonargparse"):
         inner = error.__cause__ or error.__context__
         if not isinstance(inner, Exception):
             break
         error = inner
     return error
+
+
+def _raised_by(error: Exception, package: str) -> bool:
+    frames = list(walk_tb(error.__traceback__))
+    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").split(".")[0] == package
 
 
 def _first(pattern: str, text: str) -> str | None:

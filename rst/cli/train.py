@@ -194,10 +194,10 @@ def _train(options: argparse.Namespace, arguments: list[str]) -> int:
     if not record.written:
         return _without_a_step(start)
     if trainer.is_global_zero:
-        draw_curves(folder.path, folder.curves)
+        curves = f", curves in {draw_curves(folder.path, folder.curves)}" if folder.metrics.is_file() else ""
         for iou_type, metrics in module.metrics.items():
             print(f"{SHAPES[iou_type]}:\n{format_table(metrics)}" if len(module.metrics) > 1 else format_table(metrics))
-        print(f"rst: done; checkpoints in {folder.checkpoints}, curves in {folder.curves}")
+        print(f"rst: done; checkpoints in {folder.checkpoints}{curves}")
     return 0
 
 

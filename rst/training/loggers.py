@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard import SummaryWriter
 
-from rst.files import replacing
+from rst.files import WriteError, replacing
 
 METRICS_FILE = "metrics.csv"
 
@@ -20,10 +22,26 @@ def _with_value(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class CurvesLogger(TensorBoardLogger):
-    """Lightning's TensorBoard logger, leaving out what has no value."""
+    """Lightning's TensorBoard logger, leaving out what has no value.
+
+    Its file is made with the first metrics: Lightning asks for `experiment` before a run is known to work.
+    """
+
+    started = False  # whether training has begun
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> SummaryWriter:
+        if not self.started:
+            raise AttributeError("there are no curves before the training starts")
+        return super().experiment
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         super().log_metrics(_with_value(metrics), step)
+
+    def save(self) -> None:
+        if self.started:
+            super().save()
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: config.yaml has the settings, and a run that is refused before its first step leaves no file."""
@@ -74,7 +92,7 @@ class MetricsLogger(Logger):
                 with self.file.open("a", newline="", encoding="utf-8") as file:
                     csv.DictWriter(file, self._columns or ()).writerow(row)
             except OSError as error:  # of a full disk, whose message has no name
-                raise type(error)(error.errno, f"cannot be written: {error.strerror}", str(self.file)) from error
+                raise WriteError(f"{self.file}: cannot be written: {error.strerror or error}") from error
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The whole file, with a column for every metric so far; a kill leaves the former file or the new one."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import StrategyRegistry
 
@@ -45,6 +46,17 @@ _UNSUPPORTED = {
     "overfit_batches": "it needs another loader; to train on few images: --trainer.limit_train_batches N",
 }
 
+_REFUSALS = (
+    MisconfigurationException,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    ImportError,
+    ArithmeticError,
+    AttributeError,
+    KeyError,
+)
+
 
 def check_options(options: dict[str, Any]) -> None:
     """Refuse options of Trainer that cannot work.
@@ -76,7 +88,7 @@ def make_trainer(**options: Any) -> Trainer:
     """Lightning's Trainer; whatever it refuses is a `ConfigError` in one line."""
     try:
         return Trainer(**options)
-    except (ValueError, TypeError, RuntimeError, ImportError, ArithmeticError, AttributeError, KeyError) as error:
+    except _REFUSALS as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(f"trainer: {lines[0].strip()}") from error
 

@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from rst.training.heads import write_heads
+from rst.training.loggers import CurvesLogger
 from rst.training.monitors import monitored, require_known, validation_metrics
 from rst.training.resuming import apply_arguments, arguments_of
 from rst.training.run import RunFolder
@@ -41,6 +42,9 @@ class RunRecord(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         apply_arguments(_callbacks(trainer), self._arguments)
+        for logger in trainer.loggers:
+            if isinstance(logger, CurvesLogger):
+                logger.started = True
         if trainer.is_global_zero:
             processes = f" on {trainer.world_size} processes" * (trainer.world_size > 1)
             print(f"rst: {self.greeting}{processes}", flush=True)

@@ -96,7 +96,7 @@ class RunFolder:
         require_writable(self.path)
 
     def require_writable(self) -> None:
-        """OSError, by name, where the folder cannot be made or written to; nothing is left behind."""
+        """WriteError where the folder cannot be made or written to; nothing is left behind."""
         require_writable(self.path)
 
     def store_config(self, config: str, first_step: int = 0) -> None:
