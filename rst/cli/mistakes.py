@@ -53,12 +53,20 @@ def summarise(text: str, known_keys: Iterable[str]) -> str:
 
 def unwrap(error: Exception) -> Exception:
     """The error that a constructor raised, without those that jsonargparse raised from it."""
+    first = error
     while _raised_by(error, "jsonargparse"):
         inner = error.__cause__ or error.__context__
         if not isinstance(inner, Exception):
-            break
+            return ValueError(_reason(str(first)))
         error = inner
     return error
+
+
+def _reason(text: str) -> str:
+    """What jsonargparse says of the one type that nearly fitted a value, in a line."""
+    said = [line.strip(" -") for line in text.split("Errors:")[-1].split("Given value")[0].splitlines()]
+    own = [line for line in said if line and not line.startswith(("Expected a", "Does not validate"))]
+    return own[-1] if own else re.sub(r"\s*\n\s*", " ", text).strip()
 
 
 def _raised_by(error: Exception, package: str) -> bool:
