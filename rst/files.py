@@ -15,18 +15,26 @@ class WriteError(OSError):
 def replacing(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; on success that file takes the place of `path`, else it goes.
 
-    The folder is made. Raises WriteError where it cannot be written.
+    The folder is made. A link stays one; a device, such as /dev/stdout, is written to directly.
+
+    Raises:
+        WriteError: where `path` cannot be written.
     """
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    place = Path(os.path.realpath(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
+        if place.exists() and not place.is_file() and not place.is_dir():
+            yield place
+            return
+        temporary = place.with_name(f".{place.stem}.tmp{place.suffix}")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(place)
+        finally:
+            with suppress(OSError):  # there is none after a success; after a failure the first error counts
+                temporary.unlink(missing_ok=True)
     except OSError as error:
         raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -91,6 +91,7 @@ def _check(options: argparse.Namespace, overrides: list[str]) -> int:
 
     from rst.data.check import check_annotations
     from rst.data.check.text import describe
+    from rst.files import write_whole
 
     _refuse_mistakes(options)
     report = check_annotations(
@@ -106,20 +107,20 @@ def _check(options: argparse.Namespace, overrides: list[str]) -> int:
     )
     print("\n".join(describe(report, max(options.show, 0))))
     if options.output is not None:
-        options.output.write_bytes(orjson.dumps(report.as_dict(), default=str, option=orjson.OPT_INDENT_2))
+        write_whole(options.output, orjson.dumps(report.as_dict(), default=str, option=orjson.OPT_INDENT_2))
         print(f"rst: all findings and statistics: {options.output}")
     return 1 if report.of_level("error") else 0
 
 
 def _detector(config: Path, overrides: list[str]) -> dict[str, Any]:
-    """Model and transforms of an experiment."""
+    """Model, transforms and limit of an experiment."""
     from rst.cli.config import build_experiment
     from rst.training import ConfigError
 
     built = build_experiment(overrides, config)
     if not hasattr(built.model, "positives"):
         raise ConfigError(f"--config {config}: {type(built.model).__name__} assigns no anchors: nothing to count")
-    return {"model": built.model, "transforms": built.data.train_transforms}
+    return {"model": built.model, "transforms": built.data.train_transforms, "min_box_side": built.data.min_box_side}
 
 
 def _refuse_mistakes(options: argparse.Namespace) -> None:

@@ -143,7 +143,7 @@ def _train(options: argparse.Namespace, arguments: list[str]) -> int:
     from rst.training.checkpoints import check_classes, check_fits
     from rst.training.curves import draw_curves
     from rst.training.monitors import check_monitors
-    from rst.training.record import RunRecord
+    from rst.training.run_record import RunRecord
 
     start = _start(options, arguments)
     if options.print_config:
@@ -157,6 +157,9 @@ def _train(options: argparse.Namespace, arguments: list[str]) -> int:
     # a resumed run has its weights from the checkpoint: those that it began with need not be there
     built = instantiate(start.parser, without_pretraining(settings) if resumed else settings)
     built.data.setup("fit")
+    validates = settings.trainer.limit_val_batches != 0
+    if validates:
+        built.data.require_truth()
     module = DetectionTraining(
         built.model,
         built.optimizer,
@@ -176,7 +179,7 @@ def _train(options: argparse.Namespace, arguments: list[str]) -> int:
         built.trainer.callbacks,
         module.iou_types,
         settings.data.val_annotations,
-        validates=settings.trainer.limit_val_batches != 0,
+        validates=validates,
     )
     checkpoints = replace(built.checkpoints, monitor=built.checkpoints.monitor or module.main_metric)
     heads = getattr(built.model, "heads", {})

@@ -41,6 +41,8 @@ class Annotations:
     category_ids: list[int]  # C, ascending; the index is the label
     class_names: list[str]  # C
     left_out: dict[str, list[int]]  # reason -> ids of the annotations left out for it
+    annotations: int  # in the file
+    ignored: int  # of them crowds, or marked `ignore`
 
     def segmentation(self, row: int) -> Any:
         """Polygons or run lengths of one object, as in the file."""
@@ -110,6 +112,8 @@ def read_annotations(
         category_ids=columns.category_ids,
         class_names=columns.class_names,
         left_out=left_out,
+        annotations=len(objects),
+        ignored=int(columns.ignored.sum()),
     )
 
 
