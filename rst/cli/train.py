@@ -174,6 +174,8 @@ def _train(options: argparse.Namespace, arguments: list[str]) -> int:
         check_fits(module.model, start.content, start.checkpoint)
         own = (module.class_names, module.category_ids)
         check_classes(start.content, *own, start.checkpoint, settings.data.train_annotations)
+    if validates and _is_first_process():
+        module.check_truth()
     check_monitors(
         built.checkpoints.monitor,
         built.trainer.callbacks,

@@ -133,9 +133,15 @@ def _pickle_segmentations(
     objects: list[dict[str, Any]], rows: list[int], sizes: np.ndarray, file: Path
 ) -> dict[int, bytes]:
     """The checked segmentations of these rows, those without a usable polygon left out."""
-    for row in rows:
-        if "segmentation" not in objects[row]:
-            raise DataError(f"{file}: annotation {objects[row]['id']} has no key 'segmentation', which masks need")
+    bare = [row for row in rows if objects[row].get("segmentation") in (None, [])]
+    absent = [row for row in bare if objects[row].get("segmentation") != []]
+    if absent or (bare and len(bare) == len(rows)):
+        entry = objects[(absent or bare)[0]]
+        said = "has an empty 'segmentation'" if "segmentation" in entry else "has no key 'segmentation'"
+        first = f"annotation {entry['id']} {said}, which masks need"
+        if len(bare) > 1:
+            first += f"; {len(bare):,} of {len(rows):,} annotations have no mask"
+        raise DataError(f"{file}: {first}")
 
     def raise_fault(index: int, text: str) -> None:
         raise DataError(f"{file}: annotation {objects[rows[index]]['id']}: {text}")

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from rst.evaluation import evaluate_detections, to_coco_results
 from rst.evaluation.protocol import IouType
+from rst.evaluation.truth import read_ground_truth
 from rst.training.callbacks import is_logging_step
 from rst.training.checkpoints import MODEL_RECORD, check_fits
 from rst.training.errors import ConfigError, NonFiniteError
@@ -177,6 +178,11 @@ class DetectionTraining(LightningModule):
         return self.trainer.optimizers[0].param_groups[0]["lr"]
 
     # ---- evaluation
+
+    def check_truth(self) -> None:
+        """DataError where a validation could not read its ground truth, as it would say after the first epoch."""
+        for kind in self.iou_types if self.annotations is not None else ():
+            read_ground_truth(Path(self.annotations), kind)  # pyright: ignore[reportArgumentType] - not None here
 
     def on_validation_epoch_start(self) -> None:
         self._results_of_image = {}
