@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer, seed_everything
 from torch import nn
 
 from rst.cli.config_files import check_config_file
-from rst.cli.mistakes import summarise, unwrap
+from rst.cli.mistakes import groups, never_null, summarise, unwrap
 from rst.data import DetectionData
 from rst.training import CheckpointSettings, ConfigError, OptimizerSettings, ScheduleSettings
 from rst.training.errors import DownloadError
@@ -110,16 +110,38 @@ def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
     """The settings with model, data and the settings' classes in place of their arguments.
 
     Raises:
-        ValueError: from a constructor, about its arguments.
+        ValueError: from a constructor, about its arguments; ConfigError for any other error of it.
         DownloadError: weights that could not be fetched.
     """
+    _check_groups(settings)
     try:
         return parser.instantiate(settings)
-    except ValueError as error:
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, LookupError, AttributeError) as error:
         cause = unwrap(error)
         if isinstance(cause, RuntimeError) and isinstance(cause.__cause__, OSError):
             raise DownloadError(str(cause)) from error
-        raise cause from None
+        if isinstance(cause, ValueError):
+            raise cause from None
+        lines = str(cause).strip().splitlines() or [""]
+        named = f"{settings.model.class_path} cannot be made of these settings: {type(cause).__name__}: {lines[0]}"
+        raise ConfigError(f"{named} (--debug shows where)") from cause
+
+
+def _check_groups(settings: Namespace) -> None:
+    """Refuse a value in the place of settings that have keys of their own, and null where a model's argument has none.
+
+    jsonargparse lets both pass inside a model's arguments.
+    """
+    own = settings.model.get("init_args") or Namespace()
+    inner = groups(settings.model.class_path)
+    for name, keys in inner.items():
+        value = own.get(name)
+        if name in own and not isinstance(value, (Namespace, dict)):
+            said = ", ".join(f"{name}.{key}" for key in keys)
+            raise ConfigError(f"model.{name}: has keys of its own ({said}), got {'null' if value is None else value}")
+    for key in never_null(settings.model.class_path):
+        if key in own and own.get(key) is None:
+            raise ConfigError(f"model.{key}: must not be null")
 
 
 def build_experiment(arguments: Sequence[str], config: Path | str | None) -> Namespace:

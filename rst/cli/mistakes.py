@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from traceback import walk_tb
+from typing import Any, get_args, get_type_hints
 
 from rst.cli.suggestions import nearest
 
@@ -86,12 +87,41 @@ def _readable(kind: str) -> str:
     return {"NoneType": "null", "Sequence": "a list"}.get(name, name)
 
 
+def groups(class_path: str) -> dict[str, list[str]]:
+    """The arguments of a model that are settings objects, and the fields of each."""
+    return {p.name: [f.name for f in fields(p.default)] for p in _parameters(class_path) if is_dataclass(p.default)}
+
+
+def never_null(class_path: str) -> list[str]:
+    """The arguments of a model, and the fields of its settings objects, whose types do not allow None."""
+
+    def without_none(hinted: Any, prefix: str = "") -> list[str]:
+        try:
+            hints = get_type_hints(hinted)
+        except (NameError, TypeError):  # a type that exists for type checkers alone
+            return []
+        open_to_none = (Any, None, type(None))
+        fixed = [name for name, hint in hints.items() if hint not in open_to_none and type(None) not in get_args(hint)]
+        return [f"{prefix}{name}" for name in fixed if name != "return"]
+
+    module, _, name = class_path.rpartition(".")
+    model = getattr(importlib.import_module(module), name)
+    found = without_none(model.__init__ if inspect.isclass(model) else model)
+    for parameter in _parameters(class_path):
+        if is_dataclass(parameter.default):
+            found += without_none(type(parameter.default), f"{parameter.name}.")
+    return found
+
+
 def _arguments(class_path: str) -> list[str]:
     """The arguments of a model, and the fields of those that are settings objects, as `backbone.name`."""
+    inner = [f"{group}.{field}" for group, own in groups(class_path).items() for field in own]
+    return [p.name for p in _parameters(class_path)] + inner
+
+
+def _parameters(class_path: str) -> list[inspect.Parameter]:
     module, _, name = class_path.rpartition(".")
-    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
-    groups = {p.name: [f.name for f in fields(p.default)] for p in parameters if is_dataclass(p.default)}
-    return [p.name for p in parameters] + [f"{group}.{field}" for group, own in groups.items() for field in own]
+    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters.values())
 
 
 def _with_sections(keys: Iterable[str]) -> list[str]:

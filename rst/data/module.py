@@ -95,6 +95,8 @@ class DetectionData(LightningDataModule):
             raise ValueError(f"workers must not be negative, got {workers}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
+        if test_short_side is not None and test_short_side < 1:
+            raise ValueError(f"test_short_side must be at least 1 pixel, or null, got {test_short_side}")
         check_repeats(repeat_threshold, repeat_rounding)
         self.train_files, self.val_files = (train_annotations, train_images), (val_annotations, val_images)
         self.images_per_batch, self.group_by_aspect_ratio = images_per_batch, group_by_aspect_ratio
@@ -121,7 +123,7 @@ class DetectionData(LightningDataModule):
             min_box_side=min_box_side,
         )
         self.val_transforms = evaluation_transforms(
-            test_short_side or max(short_sides), max_side, keep_ratio=keep_ratio
+            max(short_sides) if test_short_side is None else test_short_side, max_side, keep_ratio=keep_ratio
         )
         self.train_set: CocoDetection | None = None
         self.val_set: CocoDetection | None = None
