@@ -14,7 +14,7 @@ from .assignment.anchors import AnchorGenerator
 from .assignment.scene import Assigner, Predictions
 from .detections.select import Detections
 from .features.backbones import PyramidBackbone
-from .features.inputs import Batch, NormalizeAndPad, check_images, check_targets, has_area, image_sizes
+from .features.inputs import Batch, NormalizeAndPad, check_images, check_range, check_targets, has_area, image_sizes
 from .geometry.ground_truth import GroundTruth
 from .geometry.masks import pad_masks
 from .losses.contract import HeadLosses
@@ -61,6 +61,7 @@ class Detector(nn.Module, ABC):
         self.backbone = backbone
         self.num_classes = num_classes
         self.statistics: dict[str, Tensor] = {}
+        self._seen_images = False  # whether the values of a batch were looked at
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None) -> Any:
         """The losses of a training step, or detections.
@@ -86,11 +87,12 @@ class Detector(nn.Module, ABC):
                 balance_HEAD                  lambda, the factor of the localisation loss, where the loss has one
 
         Raises:
-            ValueError: for images or targets of a wrong shape or type, labels outside [0, C), coordinates not finite;
-                for weights that are not float32.
+            TypeError: for images or targets that are no tensors.
+            ValueError: for images or targets of a wrong shape, dtype or device, labels outside [0, C), coordinates not
+                finite, boxes whose corners are swapped (as COCO's XYWH are), images far from [0, 1]: on a GPU, where
+                looking takes a wait, those of the first call only. For weights that are not float32.
         """
-        self._check_weights()
-        images = check_images(images)
+        images = self._checked(images)
         truth = self._ground_truth(targets, images) if self.training else None
         batch = self.transform(images)
         features = self.backbone(batch.pixels)
@@ -128,8 +130,7 @@ class Detector(nn.Module, ABC):
 
         The network runs only where an assigner needs its predictions, so that blank images will do otherwise.
         """
-        self._check_weights()
-        images = check_images(images)
+        images = self._checked(images)
         truth = self._ground_truth(targets, images)
         sizes, padded_size = image_sizes(images), self.transform.padded_size(images)
         solid = [has_area(target["boxes"]) for target in targets]
@@ -149,7 +150,16 @@ class Detector(nn.Module, ABC):
     @torch.no_grad()
     def as_seen(self, images: Sequence[Tensor]) -> Tensor:
         """The padded batch as the network sees it, (n, 3, H, W) in [0, 1]."""
-        return self.transform.restored(self.transform(check_images(images)))
+        return self.transform.restored(self.transform(self._checked(images)))
+
+    def _checked(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """The images, checked, and the weights; the images' values too on a CPU and in the first call."""
+        self._check_weights()
+        images = check_images(images, self.transform.mean.device)
+        if not torch.compiler.is_compiling() and (images[0].device.type == "cpu" or not self._seen_images):
+            check_range(images)
+            self._seen_images = True
+        return images
 
     def _check_weights(self) -> None:
         """Boxes and losses are float32, and so must the weights be: those of `half()` or `double()` are refused."""

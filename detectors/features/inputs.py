@@ -4,7 +4,7 @@ n  images    G  objects of an image    M  objects of the batch    C  classes    
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from ..geometry.layout import padded_sizes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+WILDEST = 10.0  # no image in [0, 1], standardised or not, has such a value
+SWAPPED = 0.01  # pixels by which corners may be swapped: more than rounding makes
+WANTED = {"boxes": "(G, 4) float XYXY in pixels", "labels": "(G,) int64", "masks": "(G, H, W) bool or uint8"}
 
 
 class Batch(NamedTuple):
@@ -59,16 +62,63 @@ def image_sizes(images: Sequence[Tensor]) -> list[tuple[int, int]]:
     return [(image.shape[-2], image.shape[-1]) for image in images]
 
 
-def check_images(images: Sequence[Tensor]) -> list[Tensor]:
-    """The images as plain tensors; ValueError for an empty batch, a wrong shape, or integers."""
+def check_images(images: Sequence[Tensor], device: torch.device | None = None) -> list[Tensor]:
+    """The images as plain tensors, once their types and shapes are right; no value is read.
+
+    Args:
+        images: each (3, H, W), floating point.
+        device: where they must be; None: anywhere.
+
+    Raises:
+        TypeError: for images that are no tensors, or no sequence.
+        ValueError: for an empty batch, a wrong shape, integers, another device.
+    """
+    if isinstance(images, (Mapping, str, bytes)) or not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+        raise TypeError(f"images is {_type_name(images)}, not a list of tensors (3, height, width)")
     if len(images) == 0:
         raise ValueError("images is empty")
     for i, image in enumerate(images):
+        name = f"images[{i}]"
+        require_tensor(image, name, "(3, height, width) float in [0, 1]")
         if image.dim() != 3 or image.shape[0] != 3 or image.numel() == 0:
-            raise ValueError(f"images[{i}] has shape {tuple(image.shape)}, not (3, height, width)")
+            last = image.dim() == 3 and image.shape[2] == 3
+            hint = "; the channels come first: image.permute(2, 0, 1)" if last else ""
+            raise ValueError(f"{name} has shape {tuple(image.shape)}, not (3, height, width){hint}")
         if not image.is_floating_point():
-            raise ValueError(f"images[{i}] is {image.dtype}; a detector takes floating point in [0, 1]")
+            raise ValueError(f"{name} is {image.dtype}; a detector takes floating point in [0, 1]")
+        if device is not None and image.device != device:
+            raise ValueError(f"{name} is on {image.device}, the detector on {device}")
     return [image.as_subclass(Tensor) for image in images]
+
+
+def check_range(images: Sequence[Tensor]) -> None:
+    """Refuse images whose values are far from [0, 1] or not finite; it waits for the device.
+
+    Standardised images pass, images in [0, 255] do not.
+
+    Raises:
+        ValueError: names the image and the value.
+    """
+    ends = torch.stack([torch.stack(image.detach().aminmax()) for image in images])  # (n, 2)
+    wild = ~(ends.abs() <= WILDEST)  # NaN is not
+    if not bool(wild.any()):
+        return
+    i, end = wild.nonzero()[0].tolist()
+    value = float(ends[i, end])
+    advice = "; divide by 255" if 1 < value <= 255 else ""
+    raise ValueError(f"images[{i}] holds {value:g}; a detector takes RGB in [0, 1]{advice}")
+
+
+def require_tensor(value: Any, name: str, wanted: str) -> None:
+    """TypeError, by name, for anything but a tensor: an array, a list, an image of PIL."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is {_type_name(value)}, not a torch.Tensor {wanted}")
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__.split('.')[0]}."
+    return "None" if value is None else f"{module}{kind.__name__}"
 
 
 def has_area(
@@ -95,15 +145,19 @@ def check_targets(
         masks: whether the detector needs masks; otherwise they are left out.
 
     Raises:
-        ValueError: names the target, the key and the value of a wrong length, shape, dtype, label, or of a coordinate
-            that is not finite. A box without width or height is left out: rounding makes some.
+        TypeError: names what is no tensor, no mapping or no sequence.
+        ValueError: names the target, the key and the value of a wrong length, shape, dtype, device or label, of a
+            coordinate that is not finite, and of a box whose corners are swapped. A box without width or height is
+            left out: rounding makes some.
     """
     if targets is None:
         raise ValueError("targets is None; a model in training mode needs one target per image")
+    if isinstance(targets, (Mapping, str, bytes)) or not (hasattr(targets, "__len__") and hasattr(targets, "__iter__")):
+        raise TypeError(f"targets is {_type_name(targets)}, not a list with one dict per image")
     if len(targets) != len(images):
         raise ValueError(f"targets has {len(targets)} elements for {len(images)} images")
     checked = [
-        _check_target(f"targets[{i}]", target, (image.shape[-2], image.shape[-1]), masks)
+        _check_target(f"targets[{i}]", target, image, masks)
         for i, (target, image) in enumerate(zip(targets, images, strict=True))
     ]
     boxes = torch.cat([target["boxes"] for target in checked])
@@ -116,24 +170,40 @@ def check_targets(
 
     for i, of_image in enumerate(faults.split([len(target["boxes"]) for target in checked], dim=1)):
         target, (foreign, infinite, degenerate) = checked[i], of_image
+        width_height = target["boxes"][:, 2:] - target["boxes"][:, :2]
+        swapped = degenerate & (width_height < -SWAPPED).any(dim=1)
         if foreign.any():
             label = target["labels"][foreign][0]
             raise ValueError(f"targets[{i}]['labels'] holds {label}, which is not in [0, {num_classes})")
         if infinite.any():
             box = target["boxes"][infinite][0].tolist()
             raise ValueError(f"targets[{i}]['boxes'] holds {box}, which is not finite")
+        if swapped.any():
+            box = target["boxes"][swapped][0].tolist()
+            raise ValueError(
+                f"targets[{i}]['boxes'] holds {box}, whose second corner is left of or above the first: boxes are "
+                f"XYXY, [x0, y0, x1, y1], not [x, y, width, height] as in COCO files"
+            )
         checked[i] = {key: value[~degenerate] for key, value in target.items()}
     return checked
 
 
-def _check_target(name: str, target: Mapping[str, Tensor], size: tuple[int, int], masks: bool) -> dict[str, Tensor]:
+def _check_target(name: str, target: Mapping[str, Tensor], image: Tensor, masks: bool) -> dict[str, Tensor]:
     """The target as plain tensors of the right shapes and dtypes."""
+    if not isinstance(target, Mapping):
+        raise TypeError(f"{name} is {_type_name(target)}, not a dict with 'boxes' and 'labels'")
+    size = (image.shape[-2], image.shape[-1])
     for key in ("boxes", "labels", "masks")[: 3 if masks else 2]:
         if key not in target:
             raise ValueError(f"{name} has no key {key!r}")
+        require_tensor(target[key], f"{name}[{key!r}]", WANTED[key])
+        if target[key].device != image.device:
+            raise ValueError(f"{name}[{key!r}] is on {target[key].device}, its image on {image.device}")
     boxes, labels = target["boxes"].as_subclass(Tensor), target["labels"].as_subclass(Tensor)
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{name}['boxes'] has shape {tuple(boxes.shape)}, not (G, 4)")
+    if boxes.dtype == torch.bool or boxes.is_complex():
+        raise ValueError(f"{name}['boxes'] is {boxes.dtype}; boxes are pixels, floating point")
     if labels.shape != boxes.shape[:1]:
         raise ValueError(f"{name}['labels'] has shape {tuple(labels.shape)} for {len(boxes)} boxes")
     if labels.dtype != torch.int64:

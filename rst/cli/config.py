@@ -9,9 +9,12 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import Trainer, seed_everything
 from torch import nn
 
-from rst.cli.mistakes import summarise, unwrap
+from rst.cli.config_files import check_config_file
+from rst.cli.mistakes import groups, never_null, summarise, unwrap
 from rst.data import DetectionData
 from rst.training import CheckpointSettings, ConfigError, OptimizerSettings, ScheduleSettings
+from rst.training.errors import DownloadError
+from rst.training.options import check_options, name_precision
 
 _TRAINER_DEFAULTS = {
     "max_epochs": 12,
@@ -19,6 +22,8 @@ _TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
 }
+_MAPPINGS = ("data", "optimizer", "schedule", "checkpoints", "trainer")
+_SECTIONS = ("model", *_MAPPINGS, "seed", "ema_decay")
 # This project sets the folder (--output), the checkpoints (checkpoints.*) and each process's share (DetectionData).
 _TRAINER_SKIPPED = {"default_root_dir", "enable_checkpointing", "use_distributed_sampler", "barebones"}
 # Declared again with int before float. Trainer's signature has `Optional[Union[int, float]]`, which Python's cache of
@@ -37,7 +42,7 @@ class StrictParser(ArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False, "print_config": None})
 
     def parse_args(self, args: Any = None, *others: Any, **options: Any) -> Namespace:  # pyright: ignore[reportIncompatibleMethodOverride]
         if args is not None:
@@ -62,9 +67,15 @@ def build_parser() -> ArgumentParser:
         help="decay per step of the averaged weights that are evaluated and kept, e.g. 0.999; null trains without",
     )
     parser.add_class_arguments(CheckpointSettings, "checkpoints")
-    parser.add_class_arguments(Trainer, "trainer", instantiate=False, skip={*_TRAINER_SKIPPED, *_BATCH_LIMITS})
+    parser.add_class_arguments(
+        Trainer, "trainer", instantiate=False, skip={*_TRAINER_SKIPPED, *_BATCH_LIMITS, "precision"}
+    )
     for name, meaning in _BATCH_LIMITS.items():
         parser.add_argument(f"--trainer.{name}", type=int | float | None, default=None, help=meaning)
+    # a text, so that `check_trainer` names the values that work here, not those that Lightning has
+    parser.add_argument(
+        "--trainer.precision", type=str | int | None, default=None, help="32-true (the default), bf16-mixed or 16-mixed"
+    )
     parser.set_defaults({f"trainer.{key}": value for key, value in _TRAINER_DEFAULTS.items()})
     return parser
 
@@ -84,22 +95,53 @@ def parse_config(arguments: Sequence[str], config: Path | str | None = None) -> 
     """
     parser = build_parser()
     arguments = [*(["--config", str(config)] if config else []), *arguments]
+    for file in _config_files(arguments):
+        if not _is_content(file):
+            check_config_file(Path(file), _SECTIONS, _MAPPINGS)
     try:
         return parser, parser.parse_args(arguments)
     except ArgumentError as error:
         raise ConfigError(_explain(parser, arguments, str(error))) from error
+    except (KeyError, TypeError, AttributeError, RecursionError, OSError) as error:  # jsonargparse's, on odd values
+        raise ConfigError(_explain(parser, arguments, f"cannot be read: {type(error).__name__}: {error}")) from error
 
 
 def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
     """The settings with model, data and the settings' classes in place of their arguments.
 
     Raises:
-        ValueError: from a constructor, about its arguments.
+        ValueError: from a constructor, about its arguments; ConfigError for any other error of it.
+        DownloadError: weights that could not be fetched.
     """
+    _check_groups(settings)
     try:
         return parser.instantiate(settings)
-    except ValueError as error:
-        raise unwrap(error) from None
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, LookupError, AttributeError) as error:
+        cause = unwrap(error)
+        if isinstance(cause, RuntimeError) and isinstance(cause.__cause__, OSError):
+            raise DownloadError(str(cause)) from error
+        if isinstance(cause, ValueError):
+            raise cause from None
+        lines = str(cause).strip().splitlines() or [""]
+        named = f"{settings.model.class_path} cannot be made of these settings: {type(cause).__name__}: {lines[0]}"
+        raise ConfigError(f"{named} (--debug shows where)") from cause
+
+
+def _check_groups(settings: Namespace) -> None:
+    """Refuse a value in the place of settings that have keys of their own, and null where a model's argument has none.
+
+    jsonargparse lets both pass inside a model's arguments.
+    """
+    own = settings.model.get("init_args") or Namespace()
+    inner = groups(settings.model.class_path)
+    for name, keys in inner.items():
+        value = own.get(name)
+        if name in own and not isinstance(value, (Namespace, dict)):
+            said = ", ".join(f"{name}.{key}" for key in keys)
+            raise ConfigError(f"model.{name}: has keys of its own ({said}), got {'null' if value is None else value}")
+    for key in never_null(settings.model.class_path):
+        if key in own and own.get(key) is None:
+            raise ConfigError(f"model.{key}: must not be null")
 
 
 def build_experiment(arguments: Sequence[str], config: Path | str | None) -> Namespace:
@@ -129,6 +171,12 @@ def without_pretraining(settings: Namespace) -> Namespace:
     return settings
 
 
+def check_trainer(settings: Namespace) -> None:
+    """Refuse settings of Trainer that cannot work, and give the precision its full name, as the record has it."""
+    check_options(dict(vars(settings.trainer)))
+    settings.trainer.precision = name_precision(settings.trainer.precision)
+
+
 def trainer_options(settings: Namespace) -> dict[str, Any]:
     """The keyword arguments of Trainer in instantiated settings."""
     return dict(vars(settings.trainer))
@@ -140,11 +188,17 @@ def _explain(parser: ArgumentParser, arguments: Sequence[str], text: str) -> str
     for file in _config_files(arguments):
         try:
             parser.parse_args(["--config", file])
-        except ArgumentError as error:
+        except (ArgumentError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
             if "required" not in str(error):  # the rest may be on the command line
-                place, text = file if len(file) < 1000 else "the checkpoint's own configuration", str(error)
+                place = "the checkpoint's own configuration" if _is_content(file) else file
+                text = str(error) if isinstance(error, ArgumentError) else text
                 break
     return f"{place}: {summarise(text, [*parser.get_defaults().keys(), 'output', 'resume'])}"
+
+
+def _is_content(config: str) -> bool:
+    """Whether a value of --config is YAML itself, not the name of a file."""
+    return "\n" in config or config.lstrip().startswith("{")
 
 
 def _config_files(arguments: Sequence[str]) -> list[str]:

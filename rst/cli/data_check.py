@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rst.cli.outputs import refuse_inputs, write_whole
+from rst.cli.outputs import refuse_inputs
 from rst.cli.parsers import command_parser, wants_help
 from rst.cli.progress import bar
 from rst.training.errors import ConfigError
@@ -90,6 +90,7 @@ def _check(options: argparse.Namespace, overrides: list[str]) -> int:
 
     from rst.data.check import check_annotations
     from rst.data.check.text import describe
+    from rst.files import write_whole
 
     _refuse_mistakes(options)
     report = check_annotations(
@@ -111,13 +112,13 @@ def _check(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _detector(config: Path, overrides: list[str]) -> dict[str, Any]:
-    """Model and transforms of an experiment."""
+    """Model, transforms and limit of an experiment."""
     from rst.cli.config import build_experiment
 
     built = build_experiment(overrides, config)
     if not hasattr(built.model, "positives"):
         raise ConfigError(f"--config {config}: {type(built.model).__name__} assigns no anchors: nothing to count")
-    return {"model": built.model, "transforms": built.data.train_transforms}
+    return {"model": built.model, "transforms": built.data.train_transforms, "min_box_side": built.data.min_box_side}
 
 
 def _refuse_mistakes(options: argparse.Namespace) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rst.cli.loading import load_training
-from rst.cli.outputs import png_bytes, refuse_inputs, write_whole
+from rst.cli.outputs import png_bytes, refuse_inputs
 from rst.cli.parsers import command_parser, wants_help
+from rst.files import write_whole
 from rst.training.errors import ConfigError
 
 if TYPE_CHECKING:  # --help should not wait for torch

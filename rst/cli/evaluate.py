@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rst.cli.loading import load_training
-from rst.cli.outputs import checkpoint_files, refuse_inputs, write_whole
+from rst.cli.outputs import checkpoint_files, refuse_inputs
 from rst.cli.parsers import command_parser, wants_help
+from rst.files import write_whole
 from rst.training.errors import ConfigError
 
 if TYPE_CHECKING:  # --help should not wait for torch
@@ -129,13 +130,13 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
         raise ConfigError("--annotations and --images belong together: give both or neither")
     _refuse_inputs(options, options.annotations, options.images)
     load_training()
-    from lightning.pytorch import Trainer
-
+    from rst.cli.config import check_trainer
     from rst.cli.trained import load_trained
     from rst.evaluation import evaluate
     from rst.evaluation.report import format_threshold
     from rst.training import DetectionTraining
     from rst.training.callbacks import progress_bar
+    from rst.training.options import make_trainer
     from rst.training.run import silence_lightning
 
     if options.annotations is not None:
@@ -144,6 +145,7 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
     defaults = ["accelerator=auto", "devices=1", "num_nodes=1", "strategy=auto", "limit_val_batches=null"]
     overrides = [*(f"--trainer.{default}" for default in defaults), *overrides]
     trained = load_trained(options.checkpoint, options.config, overrides)
+    check_trainer(trained.settings)
     data = trained.settings.data
     output = options.output or trained.run / "evaluation"
     _refuse_inputs(argparse.Namespace(**vars(options) | {"output": output}), *data.val_files)
@@ -163,7 +165,7 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
         )
     silence_lightning()
     chosen = ("accelerator", "strategy", "devices", "num_nodes", "precision", "limit_val_batches")
-    trainer = Trainer(
+    trainer = make_trainer(
         **{key: trained.settings.trainer[key] for key in chosen},
         logger=False,
         callbacks=[progress_bar()],

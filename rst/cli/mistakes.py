@@ -5,7 +5,10 @@ import inspect
 import re
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
+from traceback import walk_tb
+from typing import Any, get_args, get_type_hints
+
+from rst.cli.suggestions import nearest
 
 
 def summarise(text: str, known_keys: Iterable[str]) -> str:
@@ -24,12 +27,20 @@ def summarise(text: str, known_keys: Iterable[str]) -> str:
     if unknown:
         key = f"{path}.{unknown}" if path else unknown
         of = f" of {class_path}" if class_path else ""
-        close = get_close_matches(unknown, _arguments(class_path) if class_path else _with_sections(known_keys), n=1)
-        return f"unknown key {key}{of}" + (f" (did you mean {close[0]}?)" if close else "")
+        close = nearest(unknown, _arguments(class_path) if class_path else _with_sections(known_keys))
+        return f"unknown key {key}{of}" + (f" (did you mean {close}?)" if close else "")
+    if section := _first(r"""^\s*Parser key "(\w+)":\s+Unable to load config ['"]""", text):
+        return f"{section}: is a section; set its keys, as --{section}.KEY VALUE"
+    if missing := _first(r"arguments are required: ([^\n]+)", text):
+        return f"missing: {missing}"
     if missing := _first(r"File does not exist: '([^']+)'", text):
         return f"no such file: {missing}"
     expected = [_readable(kind) for kind in re.findall(r"Expected an? (.+?)(?:\. Got value|\n|$)", text)]
     value = _first(r"(?:Got value: |Given value: (?:NestedArg\(.*val=)?)([^\n]*)", text)
+    if value is not None and (below := _first(r"NestedArg\(key='([^']+)'", value)):
+        return f"unknown key {path}.{below}: {path} has no keys of its own"
+    if path == "model" and value is not None and "dot import path" in text:
+        return f"model: must be the import path of a function or class, as rst.detectors.atss, got {value}"
     if path and expected and value is not None:
         return f"{path}: expected {' or '.join(dict.fromkeys(expected))}, got {value}"
     if class_path and (given := _first(r'Unable to load config "([^"]*)"', text)):
@@ -41,14 +52,27 @@ def summarise(text: str, known_keys: Iterable[str]) -> str:
     return re.sub(r"\s*\n\s*", " ", text).strip()
 
 
-def unwrap(error: ValueError) -> ValueError:
+def unwrap(error: Exception) -> Exception:
     """The error that a constructor raised, without those that jsonargparse raised from it."""
-    while "Does not validate against any of the Union subtypes" in str(error):
+    first = error
+    while _raised_by(error, "jsonargparse"):
         inner = error.__cause__ or error.__context__
-        if not isinstance(inner, ValueError):
-            break
+        if not isinstance(inner, Exception):
+            return ValueError(_reason(str(first)))
         error = inner
     return error
+
+
+def _reason(text: str) -> str:
+    """What jsonargparse says of the one type that nearly fitted a value, in a line."""
+    said = [line.strip(" -") for line in text.split("Errors:")[-1].split("Given value")[0].splitlines()]
+    own = [line for line in said if line and not line.startswith(("Expected a", "Does not validate"))]
+    return own[-1] if own else re.sub(r"\s*\n\s*", " ", text).strip()
+
+
+def _raised_by(error: Exception, package: str) -> bool:
+    frames = list(walk_tb(error.__traceback__))
+    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").split(".")[0] == package
 
 
 def _first(pattern: str, text: str) -> str | None:
@@ -63,12 +87,41 @@ def _readable(kind: str) -> str:
     return {"NoneType": "null", "Sequence": "a list"}.get(name, name)
 
 
+def groups(class_path: str) -> dict[str, list[str]]:
+    """The arguments of a model that are settings objects, and the fields of each."""
+    return {p.name: [f.name for f in fields(p.default)] for p in _parameters(class_path) if is_dataclass(p.default)}
+
+
+def never_null(class_path: str) -> list[str]:
+    """The arguments of a model, and the fields of its settings objects, whose types do not allow None."""
+
+    def without_none(hinted: Any, prefix: str = "") -> list[str]:
+        try:
+            hints = get_type_hints(hinted)
+        except (NameError, TypeError):  # a type that exists for type checkers alone
+            return []
+        open_to_none = (Any, None, type(None))
+        fixed = [name for name, hint in hints.items() if hint not in open_to_none and type(None) not in get_args(hint)]
+        return [f"{prefix}{name}" for name in fixed if name != "return"]
+
+    module, _, name = class_path.rpartition(".")
+    model = getattr(importlib.import_module(module), name)
+    found = without_none(model.__init__ if inspect.isclass(model) else model)
+    for parameter in _parameters(class_path):
+        if is_dataclass(parameter.default):
+            found += without_none(type(parameter.default), f"{parameter.name}.")
+    return found
+
+
 def _arguments(class_path: str) -> list[str]:
     """The arguments of a model, and the fields of those that are settings objects, as `backbone.name`."""
+    inner = [f"{group}.{field}" for group, own in groups(class_path).items() for field in own]
+    return [p.name for p in _parameters(class_path)] + inner
+
+
+def _parameters(class_path: str) -> list[inspect.Parameter]:
     module, _, name = class_path.rpartition(".")
-    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
-    groups = {p.name: [f.name for f in fields(p.default)] for p in parameters if is_dataclass(p.default)}
-    return [p.name for p in parameters] + [f"{group}.{field}" for group, own in groups.items() for field in own]
+    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters.values())
 
 
 def _with_sections(keys: Iterable[str]) -> list[str]:

@@ -79,25 +79,6 @@ def checkpoint_files(checkpoint: Path) -> dict[str, Path]:
     return files
 
 
-def write_whole(file: Path, content: bytes) -> None:
-    """Write a file so that at any moment it holds either what it held before or all of the new content.
-
-    A link stays one. A device or pipe, such as /dev/stdout, is written to directly.
-    """
-    if file.exists() and not (file.is_file() and file.absolute().parts[1] != "dev"):
-        file.write_bytes(content)
-        return
-    place = _full(file)
-    start = place.name.encode(errors="ignore")[:200].decode(errors="ignore")  # names may have 255 bytes at most
-    temporary = place.with_name(f".{start}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(place)
-    finally:
-        with suppress(OSError):  # there is none after a success; after a failure the first error counts
-            temporary.unlink(missing_ok=True)
-
-
 def png_bytes(image: "Image.Image", texts: Mapping[str, str] | None = None) -> bytes:
     """The image as a PNG file, with entries of text in its header."""
     from PIL.PngImagePlugin import PngInfo

@@ -10,8 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from rst.cli.outputs import png_bytes, write_whole
+from rst.cli.outputs import png_bytes
 from rst.cli.predict_inputs import InputImage
+from rst.files import write_whole
 from rst.training.errors import ConfigError
 
 if TYPE_CHECKING:  # --help should not wait for torch

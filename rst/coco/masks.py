@@ -132,7 +132,23 @@ def _polygon_fault(polygons: list[Any]) -> str:
     """What is wrong with a list of polygons, "" if nothing; set, map and sum, because millions go through here."""
     for polygon in polygons:
         if not (isinstance(polygon, list) and set(map(type, polygon)) <= {int, float} and len(polygon) % 2 == 0):
-            return f"a polygon of 'segmentation' must be a list of x, y pairs, is {polygon!r:.60}"
+            return _form_fault(polygons, polygon)
         if not math.isfinite(sum(polygon)):
             return f"a polygon of 'segmentation' is not finite: {polygon!r:.60}"
+    if len(polygons) >= 3 and set(map(len, polygons)) == {2}:  # as polygons they would be points, and mark nothing
+        return _form_fault(polygons, polygons)
     return ""
+
+
+def _form_fault(polygons: list[Any], polygon: Any) -> str:
+    """What is wrong with the form of a polygon."""
+    wanted = "a polygon of 'segmentation' must be a flat list [x0, y0, x1, y1, ...]"
+    if all(type(number) in (int, float) for number in polygons):
+        return (
+            f"'segmentation' must be a list of polygons [[x0, y0, x1, y1, ...]], is one polygon alone: {polygons!r:.60}"
+        )
+    if isinstance(polygon, list) and polygon and all(isinstance(point, list | dict) for point in polygon):
+        return f"{wanted}, is a list of points: {polygon!r:.60}"
+    if isinstance(polygon, list) and len(polygon) % 2:
+        return f"{wanted}, has {len(polygon)} numbers, an odd number: {polygon!r:.60}"
+    return f"{wanted}, is {polygon!r:.60}"

@@ -41,6 +41,8 @@ class Annotations:
     category_ids: list[int]  # C, ascending; the index is the label
     class_names: list[str]  # C
     left_out: dict[str, list[int]]  # reason -> ids of the annotations left out for it
+    annotations: int  # in the file
+    ignored: int  # of them crowds, or marked `ignore`
 
     def segmentation(self, row: int) -> Any:
         """Polygons or run lengths of one object, as in the file."""
@@ -110,6 +112,8 @@ def read_annotations(
         category_ids=columns.category_ids,
         class_names=columns.class_names,
         left_out=left_out,
+        annotations=len(objects),
+        ignored=int(columns.ignored.sum()),
     )
 
 
@@ -129,9 +133,15 @@ def _pickle_segmentations(
     objects: list[dict[str, Any]], rows: list[int], sizes: np.ndarray, file: Path
 ) -> dict[int, bytes]:
     """The checked segmentations of these rows, those without a usable polygon left out."""
-    for row in rows:
-        if "segmentation" not in objects[row]:
-            raise DataError(f"{file}: annotation {objects[row]['id']} has no key 'segmentation', which masks need")
+    bare = [row for row in rows if objects[row].get("segmentation") in (None, [])]
+    absent = [row for row in bare if objects[row].get("segmentation") != []]
+    if absent or (bare and len(bare) == len(rows)):
+        entry = objects[(absent or bare)[0]]
+        said = "has an empty 'segmentation'" if "segmentation" in entry else "has no key 'segmentation'"
+        first = f"annotation {entry['id']} {said}, which masks need"
+        if len(bare) > 1:
+            first += f"; {len(bare):,} of {len(rows):,} annotations have no mask"
+        raise DataError(f"{file}: {first}")
 
     def raise_fault(index: int, text: str) -> None:
         raise DataError(f"{file}: annotation {objects[rows[index]]['id']}: {text}")

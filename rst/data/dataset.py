@@ -86,6 +86,11 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
     def aspect_ratios(self) -> np.ndarray:
         return self._table.sizes[:, 1] / self._table.sizes[:, 0]
 
+    @property
+    def table(self) -> Annotations:
+        """The content of the annotation file, without the images left out."""
+        return self._table
+
     def repeat_factors(self, threshold: float) -> np.ndarray:
         """(len(self),) float64: how often each image occurs in an epoch; see `rst.data.repeats`."""
         table = self._table

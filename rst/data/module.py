@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from rst.coco.errors import DataError
 from rst.data.annotations import FaultyBoxes
 from rst.data.dataset import CocoDetection
+from rst.data.learnable import require_objects, require_truth
 from rst.data.repeats import Rounding, check_repeats
 from rst.data.sampler import EpochBatches, TrainingLoader
 from rst.data.transforms import evaluation_transforms, training_transforms
@@ -55,7 +56,8 @@ class DetectionData(LightningDataModule):
     In validation each process sees its share of the batches that one process would see.
 
     Raises:
-        DataError: in `setup`, for faulty files, or classes that differ between training and validation.
+        DataError: in `setup`, for faulty files, classes that differ between training and validation, or a training set
+            without an object to learn from.
     """
 
     def __init__(
@@ -93,6 +95,8 @@ class DetectionData(LightningDataModule):
             raise ValueError(f"workers must not be negative, got {workers}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
+        if test_short_side is not None and test_short_side < 1:
+            raise ValueError(f"test_short_side must be at least 1 pixel, or null, got {test_short_side}")
         check_repeats(repeat_threshold, repeat_rounding)
         self.train_files, self.val_files = (train_annotations, train_images), (val_annotations, val_images)
         self.images_per_batch, self.group_by_aspect_ratio = images_per_batch, group_by_aspect_ratio
@@ -100,6 +104,14 @@ class DetectionData(LightningDataModule):
         self.faulty_boxes: FaultyBoxes = faulty_boxes
         self.repeat_threshold = repeat_threshold
         self.repeat_rounding: Rounding = repeat_rounding
+        self.min_box_side = min_box_side
+        self._sizes: dict[str, Any] = {
+            "min_box_side": min_box_side,
+            "short_sides": short_sides,
+            "max_side": max_side,
+            "keep_ratio": keep_ratio,
+            "iou_crop": iou_crop,
+        }
         self.train_transforms = training_transforms(
             short_sides,
             max_side,
@@ -111,7 +123,7 @@ class DetectionData(LightningDataModule):
             min_box_side=min_box_side,
         )
         self.val_transforms = evaluation_transforms(
-            test_short_side or max(short_sides), max_side, keep_ratio=keep_ratio
+            max(short_sides) if test_short_side is None else test_short_side, max_side, keep_ratio=keep_ratio
         )
         self.train_set: CocoDetection | None = None
         self.val_set: CocoDetection | None = None
@@ -137,6 +149,11 @@ class DetectionData(LightningDataModule):
                     f"{self.train_files[0]} and {self.val_files[0]} have different categories: "
                     f"{_differing(self.train_set, self.val_set)}"
                 )
+            require_objects(self.train_set.table, self.train_files[0], **self._sizes)
+
+    def require_truth(self) -> None:
+        """DataError where the validation set has no object, so that its metrics have no value; after `setup`."""
+        require_truth(self._loaded(self.val_set).table, self.val_files[0])
 
     @property
     def class_names(self) -> list[str]:

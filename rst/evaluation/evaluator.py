@@ -16,7 +16,7 @@ from rst.evaluation.detections import Detections, read_detections
 from rst.evaluation.lrp import GRID, Lrp, LrpCurve, on_grid, optimal_lrp
 from rst.evaluation.matching import by_class, match
 from rst.evaluation.precision import precision_at_recalls, recall_at_limits
-from rst.evaluation.protocol import IOU_THRESHOLDS, SIZES, IouType, ProtocolName
+from rst.evaluation.protocol import IOU_THRESHOLDS, PROTOCOLS, SIZES, IouType, ProtocolName
 from rst.evaluation.truth import GroundTruth, read_ground_truth
 
 LRP_PARTS = {"": "error", "_Loc": "localisation", "_FP": "false_positive", "_FN": "false_negative"}
@@ -126,6 +126,16 @@ def evaluate_detections(
 ) -> dict[str, float]:
     """The metrics of `evaluate` alone: AP, AP50, ..., oLRP, oLRP_Loc, ...; in [0, 1], -1 where one is undefined."""
     return evaluate(annotations, results, iou_type, protocol).metrics
+
+
+def metric_names(protocol: ProtocolName) -> list[str]:
+    """The names of `Evaluation.metrics` by a protocol."""
+    limits = PROTOCOLS[protocol].limits
+    groups = {group: np.array([True]) for group in FREQUENCIES if PROTOCOLS[protocol].federated}
+    precision = np.zeros((len(IOU_THRESHOLDS), 1, 1, len(SIZES)))
+    recall = np.zeros((len(IOU_THRESHOLDS), 1, len(SIZES), len(limits)))
+    lrp = Lrp(*(np.zeros((1, len(SIZES))) for _ in Lrp._fields))
+    return list(_metrics(precision, recall, lrp, limits, groups))
 
 
 def _metrics(

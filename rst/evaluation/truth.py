@@ -151,7 +151,15 @@ def _masks(objects: list[dict[str, Any]], sizes: list[list[int]], file: Path) ->
     def refuse_mask(index: int, text: str) -> None:
         raise DataError(f"{file}: annotation {objects[index]['id']}: {text}")
 
-    usable = check_segmentations([entry.get("segmentation") for entry in objects], sizes, refuse_mask)
+    bare = [i for i, entry in enumerate(objects) if not entry.get("segmentation")]
+    absent = [i for i in bare if objects[i].get("segmentation") is None]
+    if absent or (bare and len(bare) == len(objects)):
+        which = "" if len(bare) == len(objects) else f", the first is annotation {objects[absent[0]]['id']}"
+        raise DataError(
+            f"{file}: {len(bare):,} of {len(objects):,} annotations have no mask ('segmentation'){which}: masks cannot "
+            f"be compared (--iou-type bbox compares boxes)"
+        )
+    usable = check_segmentations([entry["segmentation"] for entry in objects], sizes, refuse_mask)
     return [compress(value, *size) for value, size in zip(usable, sizes, strict=True)]
 
 

@@ -104,6 +104,26 @@ def check_fits(model: nn.Module, checkpoint: dict[str, Any], source: Path | str)
     raise CheckpointError(message)
 
 
+def check_classes(
+    checkpoint: dict[str, Any], names: list[str], ids: list[int], source: Path | str, annotations: Path | str
+) -> None:
+    """Refuse annotations with other categories than a checkpoint was trained on.
+
+    Raises:
+        CheckpointError: names both files and the categories that differ.
+    """
+    record = checkpoint.get(MODEL_RECORD, {})
+    theirs = list(zip(record.get("category_ids", []), record.get("class_names", []), strict=False))
+    ours = list(zip(ids, names, strict=False))
+    if theirs and theirs != ours:
+        differing = [f"{a} there, {b} here" for a, b in zip(theirs, ours, strict=False) if a != b][:3]
+        counts = f"{len(theirs)} there, {len(ours)} here"
+        raise CheckpointError(
+            f"{source}: was trained on other categories than {annotations} has (data.train_annotations): "
+            f"{'; '.join(differing) or counts}"
+        )
+
+
 def model_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """The detector's own state dict (the averaged weights where the run kept an average)."""
     state = checkpoint["state_dict"]

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from rst.evaluation.fonts import drawable, plot_families, plot_text
+from rst.files import replacing
 from rst.training.errors import ConfigError
 from rst.training.heads import read_heads
 from rst.training.records import METRICS_FILE, read_rows
@@ -70,8 +71,8 @@ def draw_curves(runs: Path | Sequence[Path], output: Path) -> Path:
     shown = [*of_run, *heads.values()]
     with rc_context({"font.family": plot_families(drawable(text, "") for text in shown)}):
         figure = _draw_figure(of_run, {head: plot_text(title, "head") for head, title in heads.items()})
-        output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(output, dpi=110)
+        with replacing(output) as temporary:
+            figure.savefig(temporary, dpi=110)
     return output
 
 

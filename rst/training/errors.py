@@ -15,3 +15,7 @@ class CheckpointSaveError(CheckpointError):
 
 class NonFiniteError(ArithmeticError):
     """A loss or a weight became NaN or infinite; the message names it and the step."""
+
+
+class DownloadError(OSError):
+    """A file that could not be fetched; the message names it and what to do instead."""

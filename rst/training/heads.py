@@ -4,13 +4,15 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from rst.files import write_whole
+
 HEADS_FILE = "heads.json"
 STATISTICS = ("spearman_", "negatives_per_positive_", "balance_")  # what each head may have; its name follows
 
 
 def write_heads(run: Path, heads: Mapping[str, str]) -> None:
     """Store a model's `heads`, e.g. {"rpn": "RPN", "roi": "R-CNN"}, in the folder of its run."""
-    (run / HEADS_FILE).write_text(json.dumps(dict(heads), indent=2) + "\n", encoding="utf-8")
+    write_whole(run / HEADS_FILE, json.dumps(dict(heads), indent=2) + "\n")
 
 
 def read_heads(run: Path, metrics: Iterable[str]) -> dict[str, str]:

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard import SummaryWriter
 
+from rst.files import WriteError, replacing
 from rst.training.records import METRICS_FILE, read_rows
 
 
@@ -18,10 +21,29 @@ def _with_value(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class CurvesLogger(TensorBoardLogger):
-    """Lightning's TensorBoard logger, leaving out what has no value."""
+    """Lightning's TensorBoard logger, leaving out what has no value.
+
+    Its file is made with the first metrics: Lightning asks for `experiment` before a run is known to work.
+    """
+
+    started = False  # whether training has begun
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> SummaryWriter:
+        if not self.started:
+            raise AttributeError("there are no curves before the training starts")
+        return super().experiment
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         super().log_metrics(_with_value(metrics), step)
+
+    def save(self) -> None:
+        if self.started:
+            super().save()
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml has the settings, and a run that is refused before its first step leaves no file."""
 
 
 class MetricsLogger(Logger):
@@ -65,19 +87,19 @@ class MetricsLogger(Logger):
         if not row.keys() <= set(self._columns or ()):
             self._write([*read_rows(self.file), row])
         else:
-            with self.file.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self._columns or ()).writerow(row)
+            try:
+                with self.file.open("a", newline="", encoding="utf-8") as file:
+                    csv.DictWriter(file, self._columns or ()).writerow(row)
+            except OSError as error:  # of a full disk, whose message has no name
+                raise WriteError(f"{self.file}: cannot be written: {error.strerror or error}") from error
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The whole file, with a column for every metric so far; a kill leaves the former file or the new one."""
         self._columns = sorted({"step", *(self._columns or ()), *(name for row in rows for name in row)})
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.file.with_name(f".{METRICS_FILE}.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.file) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        temporary.replace(self.file)
 
 
 def build_loggers(folder: Path, first_step: int = 0) -> list[Logger]:

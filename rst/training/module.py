@@ -9,15 +9,17 @@ import torch.distributed
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from rst.evaluation import evaluate_detections, to_coco_results
 from rst.evaluation.protocol import IouType
+from rst.evaluation.truth import read_ground_truth
 from rst.training.callbacks import is_logging_step
 from rst.training.checkpoints import MODEL_RECORD, check_fits
 from rst.training.errors import ConfigError, NonFiniteError
+from rst.training.monitors import PREFIXES
+from rst.training.resuming import apply_optimizer
 from rst.training.settings import OptimizerSettings, ScheduleSettings
-
-PREFIXES: dict[IouType, str] = {"bbox": "", "segm": "segm_"}  # of a metric's name: "val/AP", "val/segm_AP"
 
 
 class DetectionTraining(LightningModule):
@@ -75,6 +77,9 @@ class DetectionTraining(LightningModule):
         self.results: list[dict[str, Any]] = []  # COCO results of the last validation; complete on the first process
         self.metrics: dict[IouType, dict[str, float]] = {}
         self._results_of_image: dict[int, list[dict[str, Any]]] = {}
+        self.logged: list[str] = []  # names of what training steps log, after the first step
+        self._resumed = False  # whether today's optimiser settings are yet to replace those of a checkpoint
+        self._shift = 0.0  # see ScheduleSettings.build
         if not wanted or not wanted <= set(PREFIXES):
             raise ConfigError(f"iou_types of the model must be some of {list(PREFIXES)}, got {sorted(wanted)}")
         if self.class_names and len(self.class_names) != self.num_classes:
@@ -96,12 +101,23 @@ class DetectionTraining(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer_settings.build(self.model)
-        scheduler = self.schedule_settings.build(optimizer, self._steps_per_epoch)
+        scheduler = self.schedule_settings.build(optimizer, self._steps_per_epoch, lambda: self._shift)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
 
     def _steps_per_epoch(self) -> float:
         batches = self.trainer.num_training_batches  # infinity until the loader exists
         return batches if math.isinf(batches) else math.ceil(batches / self.trainer.accumulate_grad_batches)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if not self._resumed:
+            return
+        self._resumed = False
+        done = self.current_epoch * self._steps_per_epoch() + batch_idx // self.trainer.accumulate_grad_batches
+        self._shift = self.global_step - done
+        fresh = self.optimizer_settings.build(self.model)
+        scheduler = self.trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, LambdaLR)
+        apply_optimizer(self.trainer.optimizers[0], fresh, scheduler)
 
     def training_step(self, batch: tuple[list[Tensor], list[dict[str, Any]]], batch_idx: int) -> Tensor:
         images, targets = batch
@@ -110,6 +126,8 @@ class DetectionTraining(LightningModule):
         total = torch.stack(list(losses.values())).sum()
 
         terms, statistics = self._over_processes(losses | {"loss": total}, getattr(self.model, "statistics", {}))
+        if not self.logged:
+            self.logged = [*terms, *statistics, "lr"]
         if not all(map(math.isfinite, terms.values())):
             raise NonFiniteError(self._not_finite(terms, targets))
         if is_logging_step(self.trainer):
@@ -161,6 +179,11 @@ class DetectionTraining(LightningModule):
 
     # ---- evaluation
 
+    def check_truth(self) -> None:
+        """DataError where a validation could not read its ground truth, as it would say after the first epoch."""
+        for kind in self.iou_types if self.annotations is not None else ():
+            read_ground_truth(Path(self.annotations), kind)  # pyright: ignore[reportArgumentType] - not None here
+
     def on_validation_epoch_start(self) -> None:
         self._results_of_image = {}
 
@@ -209,6 +232,7 @@ class DetectionTraining(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_fits(self.model, checkpoint, self.trainer.ckpt_path or "checkpoint")
+        self._resumed = True
 
 
 def _step_seed(seed: int, epoch: int, batch: int, process: int) -> int:

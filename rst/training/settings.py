@@ -1,5 +1,6 @@
 """Settings of the optimiser and the schedule, with the paper's defaults, and the learning rate over time."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -25,8 +26,17 @@ class OptimizerSettings:
     momentum: float = 0.9
     weight_decay: float = 1e-4
 
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"optimizer.lr must be a number above 0, got {self.lr}")
+        for name in ("momentum", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"optimizer.{name} must be a number from 0, got {getattr(self, name)}")
+
     def build(self, model: nn.Module) -> Optimizer:
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if not parameters:
+            raise ConfigError("optimizer: there is no parameter to train, every one of the model is frozen")
         return SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
 
@@ -49,6 +59,11 @@ class ScheduleSettings:
     def __post_init__(self) -> None:
         if self.warmup_iterations < 0:
             raise ConfigError(f"schedule.warmup_iterations must not be negative, got {self.warmup_iterations}")
+        for name in ("warmup_factor", "gamma"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"schedule.{name} must be a number from 0, got {getattr(self, name)}")
+        if not all(0 <= milestone < math.inf for milestone in self.milestones):
+            raise ConfigError(f"schedule.milestones must be epochs from 0, got {list(self.milestones)}")
         if sorted(self.milestones) != list(self.milestones):
             raise ConfigError(f"schedule.milestones must ascend, got {list(self.milestones)}")
 
@@ -59,12 +74,16 @@ class ScheduleSettings:
             return decay
         return decay * (self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup_iterations)
 
-    def build(self, optimizer: Optimizer, steps_per_epoch: Callable[[], float]) -> LambdaLR:
+    def build(
+        self, optimizer: Optimizer, steps_per_epoch: Callable[[], float], shift: Callable[[], float] = lambda: 0
+    ) -> LambdaLR:
         """The scheduler, to be stepped once per optimiser step.
 
         Args:
             steps_per_epoch: function that returns the optimiser steps of an epoch. A function, because at the start
                 of a run the loaders do not exist yet, and must not: a resumed run builds them after its counters
                 are restored. It may return infinity until then (step 0 lies in epoch 0 whatever the answer).
+            shift: function that returns the step at which epoch 0 would have begun, had all epochs been of this
+                length; other than 0 where a run was resumed with epochs of another length.
         """
-        return LambdaLR(optimizer, lambda step: self.factor(step, step / steps_per_epoch()))
+        return LambdaLR(optimizer, lambda step: self.factor(step, (step - shift()) / steps_per_epoch()))

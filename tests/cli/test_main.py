@@ -118,7 +118,7 @@ def test_a_mistake_in_a_file_is_named_with_the_file(data, tmp_path, capsys):
         ("key.yaml", "optimizer: {lrr: 1}", "unknown key optimizer.lrr (did you mean optimizer.lr?)"),
         ("section.yaml", "schedul: {gamma: 1}", "unknown key schedul.gamma (did you mean schedule.gamma?)"),
         ("type.yaml", "trainer: {max_epochs: some}", "trainer.max_epochs: expected int or null, got some"),
-        ("syntax.yaml", "trainer: {max_epochs: 1\noptimizer: x:", "Problems parsing config"),
+        ("syntax.yaml", "trainer: {max_epochs: 1\noptimizer: x:", "broken YAML at line 2, column 10: expected"),
         (
             "model.yaml",
             "model: {class_path: tiny_detection.tiny_detector, init_args: {num_clases: 1}}",

@@ -12,8 +12,9 @@ import pytest
 from tiny_detection import prepare_data, training_arguments
 
 from rst.cli.main import main
-from rst.cli.outputs import refuse_inputs, write_whole
+from rst.cli.outputs import refuse_inputs
 from rst.cli.predictions import GrowingFile
+from rst.files import write_whole
 from rst.training import ConfigError
 
 
@@ -182,7 +183,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no such device")
 def test_a_device_is_written_to() -> None:
-    code = "from pathlib import Path; from rst.cli.outputs import write_whole; write_whole(Path('/dev/stdout'), b'ok')"
+    code = "from pathlib import Path; from rst.files import write_whole; write_whole(Path('/dev/stdout'), b'ok')"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout == b"ok"
 
 

@@ -168,9 +168,13 @@ def test_an_image_whose_boxes_were_all_left_out_is_empty(files):
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        (None, r"must be polygons or run lengths, is None"),
-        ([[1, 2, 3]], r"must be a list of x, y pairs, is \[1, 2, 3\]"),
-        ([5, 6, 7, 8, 9, 9], r"must be a list of x, y pairs, is 5"),
+        ("0 0 9 9", r"must be polygons or run lengths, is '0 0 9 9'"),
+        ([[1, 2, 3]], r"must be a flat list \[x0, y0, x1, y1, ...\], has 3 numbers"),
+        ([5, 6, 7, 8, 9, 9], r"'segmentation' must be a list of polygons .*, is one polygon alone: \[5, 6"),
+        ([[[1, 2], [9, 2], [9, 8]]], r"flat list \[x0, y0, x1, y1, ...\], is a list of points: \[\[1, 2\]"),
+        ([[1, 2], [9, 2], [9, 8]], r"flat list .*, is a list of points: \[\[1, 2\]"),
+        ([[{"x": 1, "y": 2}, {"x": 9, "y": 2}]], r"flat list .*, is a list of points: \[\{'x'"),
+        ([["1", "2", "3", "4", "5", "6"]], r"flat list .*, is \['1'"),
         ([[1, 2, 3, float("inf"), 5, 6]], r"is not finite"),
         ({"size": [40, 61], "counts": [2440]}, r"run lengths have size \[40, 61\], the image \[40, 60\]"),
         ({"size": [40, 60], "counts": [2399]}, r"run lengths do not add up to 40x60 pixels"),
@@ -184,6 +188,15 @@ def test_faulty_segmentations_matter_only_where_masks_are_wanted(files, segmenta
     files.content["annotations"][1]["segmentation"] = segmentation
     assert len(files.read()) == 3
     with pytest.raises(DataError, match=rf"instances.json: annotation 2: .*{message}"):
+        files.read(masks=True)
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+def test_a_set_without_masks_says_how_many_it_lacks(files, nothing):
+    for annotation in files.content["annotations"]:
+        annotation["segmentation"] = nothing
+    message = r"annotation \d has an empty 'segmentation', which masks need; 3 of 3 annotations have no mask"
+    with pytest.raises(DataError, match=message):
         files.read(masks=True)
 
 

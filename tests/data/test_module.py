@@ -225,18 +225,6 @@ def test_training_and_validation_must_have_the_same_classes(folder, tmp_path):
         data.setup("fit")
 
 
-def test_a_training_set_without_any_object_is_refused_where_those_images_are_left_out(folder, tmp_path):
-    empty = corrupted(folder, tmp_path, lambda content: content.update(annotations=[]))
-    files = (empty, folder / "val", folder / "annotations/val.json", folder / "val")
-    data = DetectionData(*files, keep_empty=False)
-    data.setup("fit")
-    with pytest.raises(DataError, match=r"corrupted.json: no images to train on have objects"):
-        data.train_dataloader()
-    data = DetectionData(*files, workers=0, short_sides=[64])
-    data.setup("fit")
-    assert all(len(target["boxes"]) == 0 for _, targets in data.train_dataloader() for target in targets)
-
-
 def test_faults_of_the_files_come_up_in_setup(folder, tmp_path):
     with pytest.raises(DataError, match=r"absent.json: no such file"):
         DetectionData(

@@ -71,7 +71,7 @@ def test_refused_masks(given: dict[str, torch.Tensor], words: str):
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
 def test_degenerate_boxes_are_left_out_and_the_target_stays_as_it_was(dtype: torch.dtype):
     masks = tv_tensors.Mask(torch.eye(5, 32 * 32, dtype=dtype).view(5, 32, 32))
-    boxes = [[0.0, 0, 10, 10], [5, 5, 5, 9], [5, 5, 9, 5], [9, 9, 2, 2], [1, 1, 2, 2]]
+    boxes = [[0.0, 0, 10, 10], [5, 5, 5, 9], [5, 5, 9, 5], [9, 9, 8.999, 12], [1, 1, 2, 2]]
     given = target(boxes, [0, 1, 2, 3, 4], masks=masks)
     (checked,) = check_targets([given], [IMAGE], num_classes=5, masks=True)
     assert checked["labels"].tolist() == [0, 4]

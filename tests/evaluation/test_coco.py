@@ -196,7 +196,7 @@ def test_ground_truth_may_be_run_lengths_or_polygons(annotations, segmentation):
 
 def test_an_object_without_a_usable_mask_is_missed(annotations):
     content = copy.deepcopy(GROUND_TRUTH)
-    content["annotations"][0]["segmentation"] = []
+    content["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
     nothing = RESULT | {"segmentation": encode_mask(np.zeros((100, 200), bool))}
     for results in ([], [nothing]):
         metrics = evaluate_detections(annotations(content), results, "segm")

@@ -206,8 +206,13 @@ def test_ground_truth_that_is_none_is_named(annotations, tmp_path):
     with pytest.raises(DataError, match=r"instances.json: 'categories' is empty"):
         evaluate_detections(annotations(GROUND_TRUTH | {"annotations": [], "categories": []}), [])
     without = {key: value for key, value in GROUND_TRUTH["annotations"][0].items() if key != "segmentation"}
-    shapeless = annotations(GROUND_TRUTH | {"annotations": [without]})
-    with pytest.raises(DataError, match=r"annotation 1: 'segmentation' must be polygons or run lengths, is None"):
+    for nothing in ({}, {"segmentation": None}, {"segmentation": []}):
+        shapeless = annotations(GROUND_TRUTH | {"annotations": [without | nothing]})
+        with pytest.raises(DataError, match=r"1 of 1 annotations have no mask \('segmentation'\): .*--iou-type bbox"):
+            evaluate_detections(shapeless, [], "segm")
+    second = GROUND_TRUTH["annotations"][0] | {"id": 2}
+    shapeless = annotations(GROUND_TRUTH | {"annotations": [second, without]})
+    with pytest.raises(DataError, match=r"1 of 2 annotations have no mask .*, the first is annotation 1"):
         evaluate_detections(shapeless, [], "segm")
 
 

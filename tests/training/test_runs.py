@@ -230,9 +230,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(data, tmp_path, ca
 
 
 def test_an_interrupt_ends_with_130_and_says_how_to_go_on(data, tmp_path, capsys):
-    stop = callback("InterruptAt", step=2)
-    run = train(data, tmp_path / "run", stop, code=130)
+    run = train(data, tmp_path / "run", callback("InterruptAt", step=5), code=130)
     assert f"rst train --resume {run}" in capsys.readouterr().err
+    train(data, tmp_path / "early", callback("InterruptAt", step=2), code=130)
+    assert "interrupted; no checkpoint was saved yet" in capsys.readouterr().err, "there is nothing to go on from"
 
 
 @pytest.mark.slow

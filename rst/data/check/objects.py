@@ -93,7 +93,8 @@ def check_masks(
     A mask may be missing if masks are not `required` and no annotation has one. `advance` is called with the number of
     annotations done since the last call.
     """
-    has_mask = np.fromiter(("segmentation" in entry for entry in columns.objects), bool, len(columns.objects))
+    given = (entry.get("segmentation") is not None for entry in columns.objects)
+    has_mask = np.fromiter(given, bool, len(columns.objects))
     expected = required or bool(has_mask[~columns.ignored].any())
     for i in np.flatnonzero(~has_mask & ~columns.ignored) if expected else ():
         entry = columns.objects[i]

@@ -42,7 +42,10 @@ KINDS: dict[str, Literal["always", "boxes", "masks", "shapes", "never"]] = {
     "image listed twice": "never",
     "class name used twice": "never",
     "contradictory LVIS entry": "never",
-    "no objects": "never",
+    "no objects": "always",
+    "crowds": "never",
+    "marked to be ignored": "never",
+    "annotation id 0": "never",
 }
 
 

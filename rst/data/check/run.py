@@ -39,6 +39,7 @@ def check_annotations(
     classes_of: Path | None = None,
     masks: bool = False,
     leave_out: bool = False,
+    min_box_side: float = 1.0,
     headers: bool = True,
     decode: bool = False,
     model: Any = None,
@@ -53,6 +54,7 @@ def check_annotations(
         classes_of: another annotation file that must have the same categories, as training and validation must.
         masks: judge for a training with masks.
         leave_out: judge for a training with `faulty_boxes: leave_out`.
+        min_box_side: judge for a training with this setting, in pixels.
         headers: look at the header of each image, for its size.
         decode: decode each image whole.
         model, transforms: a detector that can count its positives, and the training's transforms; see
@@ -90,6 +92,7 @@ def check_annotations(
             check_areas(columns, report.add)
             with track("masks", len(columns.objects)) as advance:
                 check_masks(columns, corners, masks, report.add, advance)
+        _check_learnable(columns, corners, min_box_side, report)
         if is_lvis(columns.images, columns.categories):
             check_lvis(columns, report.add)
         _check_images(columns, report, track, headers or decode, decode)
@@ -106,7 +109,7 @@ def check_annotations(
 
 
 def _check_entries(columns: Columns, report: Report) -> None:
-    """Names that occur twice, and a file without any object."""
+    """Names that occur twice, annotations that are not learnt, and the id that the protocol takes for none."""
     for kind, subject, entries, names in (
         ("image listed twice", "image", columns.images, columns.file_names),
         ("class name used twice", "category", columns.categories, columns.class_names),
@@ -117,8 +120,37 @@ def _check_entries(columns: Columns, report: Report) -> None:
                 text = f"{entry_name(entry, position, subject)} has the name {name!r} of {subject} {first[name]}"
                 report.add(Fault(kind, subject, entry.get("id"), text, name))
             first.setdefault(name, entry.get("id"))
-    if not (~columns.ignored).any():
-        report.add(Fault("no objects", "file", None, "there is no annotation to learn from", len(columns.objects)))
+    total = len(columns.objects)
+    for kind, key, said in (
+        ("crowds", "iscrowd", "crowds: not learnt, and background"),
+        ("marked to be ignored", "ignore", "marked 'ignore': not learnt, and background"),
+    ):
+        count = sum(entry.get(key) in (1, True) for entry in columns.objects)
+        if count and not columns.ignored.all():  # all of them are an error of its own
+            text = f"{count:,} of {total:,} annotations are {said}"
+            report.add(Fault(kind, "file", None, text, count))
+    for i in np.flatnonzero(columns.ids == 0):
+        entry = columns.objects[i]
+        if type(entry.get("id")) in (int, float) and not columns.ignored[i]:
+            text = (
+                "annotation 0: its object always counts as missed in COCO's evaluation, which takes 0 for 'no match'; "
+                "number the annotations from 1"
+            )
+            report.add(Fault("annotation id 0", "annotation", entry["id"], text, 0))
+
+
+def _check_learnable(columns: Columns, corners: np.ndarray, min_box_side: float, report: Report) -> None:
+    """A file without any object to learn from; `corners` are NaN where a box cannot be used."""
+    usable = ~columns.ignored & np.isfinite(corners[:, 0]) & (columns.label >= 0)
+    small = usable & (corners[:, 2:] - corners[:, :2] < min_box_side).any(1)
+    if (usable & ~small).any():
+        return
+    total, ignored = len(columns.objects), int(columns.ignored.sum())
+    text = f"there is no annotation to learn from: of {total:,}, {ignored:,} are crowds or marked 'ignore'"
+    faulty = total - ignored - int(usable.sum())
+    text += f", {faulty:,} are faulty" if faulty else ""
+    text += f", {int(small.sum()):,} smaller than data.min_box_side {min_box_side:g}" if small.any() else ""
+    report.add(Fault("no objects", "file", None, text, total))
 
 
 def _check_classes(columns: Columns, file: Path, report: Report) -> None:
