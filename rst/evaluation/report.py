@@ -64,6 +64,12 @@ def notes(evaluation: Evaluation) -> list[str]:
     """Warnings for a reader of the numbers."""
     truth, detections = evaluation.truth, evaluation.detections
     found = [detections.warning] if detections.warning else []
+    if not any(entry["objects"] for entry in evaluation.classes):
+        crowds = int(truth.ignored.sum())
+        found.append(
+            f"{truth.file}: there is no object to find, so AP and oLRP are not defined"
+            + f"; {crowds:,} annotations are crowds or ignored" * bool(crowds)
+        )
     if detections.given and evaluation.metrics["AP50"] == 0:
         found.append("not one object is found: are these detections of this data set?")
     elif detections.given and 2 * detections.images < len(truth.image_ids):

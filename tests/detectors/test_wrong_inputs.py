@@ -38,7 +38,7 @@ WRONG_IMAGES: dict[str, tuple[Any, type[Exception], str]] = {
     "complex": ([torch.zeros(3, 32, 32, dtype=torch.complex64)], ValueError, r"images\[0\] is torch.complex64"),
     "0 to 255": ([IMAGE, 255 * IMAGE], ValueError, r"images\[1\] holds 127.5; .* in \[0, 1\]; divide by 255"),
     "negative": ([-255 * IMAGE], ValueError, r"images\[0\] holds -127.5; .* in \[0, 1\]$"),
-    "not a number": ([IMAGE * torch.nan], ValueError, r"images\[0\] holds nan"),
+    "infinite": ([IMAGE * torch.inf], ValueError, r"images\[0\] holds inf"),
     "another device": ([IMAGE.to("meta")], ValueError, r"images\[0\] is on meta, the detector on cpu"),
 }
 
