@@ -84,7 +84,7 @@ def _predict(options: argparse.Namespace, inputs: list[Path], overrides: list[st
     report, unreadable = [], []
     for file in files:
         try:
-            pixels = read_image(file)
+            pixels = read_image(file, decoding=trained.settings.data.decoding)
         except DataError as error:
             unreadable.append(str(error))
             continue

@@ -43,6 +43,9 @@ KINDS: dict[str, Literal["always", "boxes", "masks", "shapes", "never"]] = {
     "class name used twice": "never",
     "contradictory LVIS entry": "never",
     "no objects": "never",
+    "EXIF orientation not applied": "never",
+    "EXIF orientation undecided": "never",
+    "EXIF orientation against data.exif": "never",
 }
 
 
