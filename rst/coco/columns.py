@@ -85,13 +85,18 @@ def clip_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, dict[s
     return corners, {THIN: np.asarray(thin), OUTSIDE: np.asarray(outside & ~thin)}
 
 
+def image_name(entry: dict[str, Any]) -> Any:
+    """`file_name`, or as in LVIS the last two parts of `coco_url`: train2017/000000000009.jpg; whatever type it has."""
+    name, url = entry.get("file_name"), entry.get("coco_url")
+    if "file_name" not in entry and isinstance(url, str):
+        name = "/".join(urlsplit(url).path.split("/")[-2:]).lstrip("/")
+    return name
+
+
 def _image_names(images: list[dict[str, Any]], sink: Sink) -> list[str]:
-    """`file_name`, or as in LVIS the last two parts of `coco_url`: train2017/000000000009.jpg."""
     names = []
     for position, entry in enumerate(images):
-        name, url = entry.get("file_name"), entry.get("coco_url")
-        if "file_name" not in entry and isinstance(url, str):
-            name = "/".join(urlsplit(url).path.split("/")[-2:]).lstrip("/")
+        name = image_name(entry)
         if not (isinstance(name, str) and name):
             which = entry_name(entry, position, "image")
             text = f"{which}: 'file_name' must be a non-empty text, is {short(name)}"

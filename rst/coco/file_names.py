@@ -41,6 +41,11 @@ def _base_name(name: str) -> str:
     return name.rpartition("/")[2]
 
 
+def stem_of(path: str) -> str:
+    """The name of an image file without folders and suffix."""
+    return _stem(_base_name(path.replace("\\", "/")))
+
+
 def _stem(name: str) -> str:
     return IMAGE_SUFFIX.sub("", name)
 
@@ -79,11 +84,11 @@ class Matches:
         """As in "900 with / for \\, 304 in another case"."""
         return ", ".join(f"{count:,} {rule}" for rule, count in self.rules.most_common())
 
-    def describe_ambiguous(self) -> str:
-        """The first names that could be several, and which."""
-        shown = list(self.ambiguous.items())[:SHOWN]
-        more = ", ..." * (len(self.ambiguous) > SHOWN)
-        return "; ".join(f"{name!r} could be {_listed(known)}" for name, known in shown) + more
+    def describe_ambiguous(self, names: Sequence[str] = ()) -> str:
+        """Which names could be several, or are several for one; these, else the first few."""
+        shown = names or list(self.ambiguous)[:SHOWN]
+        more = ", ..." * (not names and len(self.ambiguous) > SHOWN)
+        return "; ".join(f"{name!r} could be {_listed(self.ambiguous[name])}" for name in shown) + more
 
 
 def match_names(wanted: Iterable[str], known: Sequence[str], taken: Iterable[str] = ()) -> Matches:
@@ -179,4 +184,6 @@ def _apply(phrase: str, wanted: str, known: str) -> tuple[str, str]:
 
 
 def _listed(names: list[str]) -> str:
+    if len(names) == 1:
+        return f"{names[0]!r}, as could another name"
     return " or ".join(map(repr, names[:SHOWN])) + " or others" * (len(names) > SHOWN)

@@ -18,6 +18,7 @@ from rst.coco.faults import short
 from rst.coco.fields import load_json
 from rst.coco.masks import mask_areas
 from rst.coco.run_lengths import whole_masks
+from rst.evaluation.image_names import ids_of_names
 from rst.evaluation.protocol import Protocol
 from rst.evaluation.truth import GroundTruth, Shapes
 
@@ -37,6 +38,7 @@ class Detections:
     given: int  # detections in the list, also those that do not count
     images: int  # images with a detection in the list
     apparent_limit: int  # the detector's own limit per image, if it seems lower than the protocol's; else 0
+    remark: str  # how images were found that are named by their files; empty if by ids
     warning: str  # why these are probably not detections of these images; empty if nothing says so
 
 
@@ -58,7 +60,8 @@ def read_detections(results: Any, truth: GroundTruth) -> Detections:
         raise DataError(f"{source}: must be a list of results, is {type(results).__name__}{keys}")
     key = "bbox" if truth.iou_type == "bbox" else "segmentation"
     columns = {name: _column(results, name, source) for name in ("image_id", "category_id", "score", key)}
-    image = _index_of(columns["image_id"], truth.image_ids, "image_id", "image", source, truth.file)
+    image_ids, remark = ids_of_names(columns["image_id"], truth, source)
+    image = _index_of(image_ids, truth.image_ids, "image_id", "image", source, truth.file)
     label = _index_of(columns["category_id"], truth.category_ids, "category_id", "category", source, truth.file)
     scores = _scores(columns["score"], source)
     sizes = truth.sizes[image]
@@ -85,6 +88,7 @@ def read_detections(results: Any, truth: GroundTruth) -> Detections:
         given=len(results),
         images=len(np.unique(image)),
         apparent_limit=_apparent_limit(image, truth.protocol),
+        remark=remark,
         warning=warning,
     )
 
@@ -130,7 +134,7 @@ def _column(results: Sequence[Any], key: str, source: str) -> list[Any]:
         raise
 
 
-def _index_of(values: list[Any], known: np.ndarray, key: str, kind: str, source: str, file: Path) -> np.ndarray:
+def _index_of(values: Sequence[Any], known: np.ndarray, key: str, kind: str, source: str, file: Path) -> np.ndarray:
     """Index of each id in `known` (ascending)."""
     for i in _faults(values, lambda kinds: all(map(_is_integer_type, kinds)), _is_integer):
         raise DataError(f"{source}[{i}]: {key} must be an integer, is {short(values[i])}")
@@ -227,7 +231,9 @@ def _masks(values: list[Any], sizes: np.ndarray, source: str) -> list[Any]:
     return [{"size": size, "counts": text} for size, text in zip(sizes.tolist(), texts, strict=True)]
 
 
-def _faults(values: list[Any], right_types: Callable[[set[type]], bool], right: Callable[[Any], bool]) -> Sequence[int]:
+def _faults(
+    values: Sequence[Any], right_types: Callable[[set[type]], bool], right: Callable[[Any], bool]
+) -> Sequence[int]:
     """Indices of wrong values; values are looked at one by one only if some type is wrong."""
     return () if right_types(set(map(type, values))) else [i for i, value in enumerate(values) if not right(value)]
 

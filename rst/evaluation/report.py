@@ -63,7 +63,7 @@ def headline(evaluation: Evaluation) -> str:
 def notes(evaluation: Evaluation) -> list[str]:
     """Warnings for a reader of the numbers."""
     truth, detections = evaluation.truth, evaluation.detections
-    found = [detections.warning] if detections.warning else []
+    found = [text for text in (detections.remark, detections.warning) if text]
     if detections.given and evaluation.metrics["AP50"] == 0:
         found.append("not one object is found: are these detections of this data set?")
     elif detections.given and 2 * detections.images < len(truth.image_ids):

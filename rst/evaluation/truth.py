@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rst.coco.columns import SECTIONS, box_column, flag_column, reference_column
+from rst.coco.columns import SECTIONS, box_column, flag_column, image_name, reference_column
 from rst.coco.errors import DataError
 from rst.coco.faults import Sink, refuse, short
 from rst.coco.fields import integer_column, load_json, report_duplicates, section_entries
@@ -30,6 +30,7 @@ class GroundTruth:
     protocol: Protocol
     iou_type: IouType
     image_ids: np.ndarray  # (N,) int64 ascending
+    file_names: list[str]  # N, empty where there is none
     sizes: np.ndarray  # (N, 2) int64, height and width in pixels
     category_ids: np.ndarray  # (C,) int64 ascending
     class_names: list[str]  # C
@@ -101,6 +102,7 @@ def read_ground_truth(file: Path, iou_type: IouType, protocol: ProtocolName | Li
         protocol=rules,
         iou_type=iou_type,
         image_ids=image_ids,
+        file_names=[name if isinstance(name, str) else "" for name in map(image_name, images)],
         sizes=sizes,
         category_ids=category_ids,
         class_names=[str(entry.get("name", entry["id"])) for entry in categories],
