@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from rst.coco.errors import DataError
 
@@ -136,7 +136,8 @@ def _look(
     """The pixels, if the `whole` file is wanted, and what is to know about them. Whatever a decoder raises is caught:
     on spoilt files they raise errors of a dozen types."""
     try:
-        with _without_pillows_limit(), Image.open(path) as image:
+        # From an open file: Pillow (13.0) maps a named one, and then garbles grey TIFF of the orientations 5 to 8.
+        with _without_pillows_limit(), path.open("rb") as stream, Image.open(stream) as image:
             _refuse_large(image.size, decoding)
             tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
             sixteen_bits = _is_sixteen_bits(image)
@@ -162,6 +163,8 @@ def _look(
         raise
     except FileNotFoundError:
         raise UnusableError("missing image file", "no such image file") from None
+    except UnidentifiedImageError:
+        raise UnusableError("unreadable image file", "cannot be read as an image: of no known format") from None
     except Exception as error:
         said = str(error) if isinstance(error, OSError | SyntaxError | ValueError) and str(error) else repr(error)
         said = "it needs more memory than there is" if isinstance(error, MemoryError) else said
