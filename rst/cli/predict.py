@@ -5,6 +5,7 @@ n  detections of an image
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ def main(argv: list[str]) -> int:
         "Draws each image with its boxes, and its masks if the detector makes them. Writes predictions.json with, for\n"
         "each image, file_name, width, height and its predictions: category, label, score, bbox as [x, y, width,\n"
         "height] in pixels and, for a mask, segmentation as COCO's compressed run lengths.",
+        "often overridden, which way up and how large images may be:\n"
+        "  --data.exif stored  --data.max_pixels N\n\n"
         "example:\n"
         "  rst predict --checkpoint runs/trees/checkpoints/best.ckpt data/trees/val --output runs/trees/drawings",
     )
@@ -108,11 +111,15 @@ def find_images(inputs: list[Path]) -> list[Path]:
     from rst.training import ConfigError
 
     files: list[Path] = []
+    skipped: Counter[str] = Counter()
     for path in inputs:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            there = sorted(file for file in path.rglob("*") if file.is_file())
+            found = [file for file in there if file.suffix.lower() in SUFFIXES]
+            skipped.update(file.suffix.lower() for file in there if file.suffix.lower() not in SUFFIXES)
             if not found:
-                raise ConfigError(f"{path}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
+                of = f"; it has {describe_suffixes(skipped)}" if skipped else ""
+                raise ConfigError(f"{path}: no images in this folder ({', '.join(sorted(SUFFIXES))}){of}")
             files += found
         elif path.is_file():
             files.append(path)
@@ -120,7 +127,14 @@ def find_images(inputs: list[Path]) -> list[Path]:
             raise ConfigError(f"{path}: no such file or folder")
     if not files:
         raise ConfigError("no images given: name files or folders")
+    if skipped:
+        print(f"rst: skipped in the folders, by their suffix: {describe_suffixes(skipped)}")
     return files
+
+
+def describe_suffixes(counts: Counter[str]) -> str:
+    """As in "12 .txt, 3 .gif, 1 without a suffix"."""
+    return ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in counts.most_common())
 
 
 def detect(

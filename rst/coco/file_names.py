@@ -13,7 +13,9 @@ from itertools import takewhile
 from urllib.parse import unquote
 
 IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|bmp|tiff?|webp|gif|jp2|ppm|pgm)$", re.IGNORECASE)
-BLANK = r"[\s\ufeff\u200b]*"  # blanks, and characters that show nothing
+# Blanks, and characters that show nothing, at the ends of a folder, a name or a suffix.
+BLANKS = re.compile(r"(?:(?<=[/.])|^)[\s\ufeff\u200b]+|[\s\ufeff\u200b]+(?=[/.]|$)")
+LONGEST = 4096  # characters of a path
 SHOWN = 3  # names quoted in a message
 
 
@@ -22,19 +24,20 @@ def _separators(name: str) -> str:
 
 
 def _below(name: str) -> str:
-    return posixpath.normpath(name).lstrip("/")
+    plain = not (name.startswith(("/", ".")) or "//" in name or "/." in name)
+    return name if plain else posixpath.normpath(name).lstrip("/")
 
 
 def _decoded(name: str) -> str:
-    return unquote(unquote(name)).replace("+", " ")
+    return unquote(unquote(name) if "%" in name else name).replace("+", " ")
 
 
 def _unicode_form(name: str) -> str:
-    return unicodedata.normalize("NFKC", name)
+    return name if name.isascii() else unicodedata.normalize("NFKC", name)
 
 
 def _without_blanks(name: str) -> str:
-    return re.sub(rf"{BLANK}(^|[/.]|$){BLANK}", r"\1", name)
+    return BLANKS.sub("", name)
 
 
 def _base_name(name: str) -> str:
@@ -102,7 +105,7 @@ def match_names(wanted: Iterable[str], known: Sequence[str], taken: Iterable[str
     Each name goes to the known one that is alike under the fewest rules. Where several are, it goes to none. Names of
     which several would find the same known one find none either.
     """
-    left = {name: name for name in wanted}  # -> its form under the rules so far
+    left = {name: name for name in wanted if len(name) <= LONGEST}  # -> its form under the rules so far
     forms = {name: name for name in known}
     paths = forms  # forms with their folders
     result = Matches()
@@ -122,7 +125,7 @@ def match_names(wanted: Iterable[str], known: Sequence[str], taken: Iterable[str
             if len(options) == 1:
                 result.found[name] = options[0]
             elif options:
-                result.ambiguous[name] = options
+                result.ambiguous[name] = sorted(options)
             if options:
                 del left[name]
     _refuse_shared(result, set(taken))

@@ -16,6 +16,10 @@ from pycocotools import mask as coco_mask
 from rst.coco.errors import DataError
 from rst.coco.run_lengths import whole_masks
 
+# Pixels from the corner of an image. pycocotools follows the edges of a polygon pixel by pixel, and with coordinates of
+# millions it takes all memory, or crashes.
+FAR = 100_000
+
 
 def check_segmentation(segmentation: Any, height: int, width: int, where: str) -> Any:
     """The usable part of a segmentation: polygons of at least three points, or run lengths; None if nothing is usable.
@@ -44,7 +48,7 @@ def check_segmentations(
     run_lengths = []
     for index, segmentation in enumerate(segmentations):
         if isinstance(segmentation, list):
-            fault = _polygon_fault(segmentation)
+            fault = _polygon_fault(segmentation, max(FAR, 2 * max(sizes[index])))
             if not fault:
                 usable[index] = [polygon for polygon in segmentation if len(polygon) >= 6] or None
         elif not isinstance(segmentation, dict) or not {"counts", "size"} <= segmentation.keys():
@@ -90,7 +94,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 def compress(segmentation: Any, height: int, width: int) -> Any:
     """Compressed run lengths of what `check_segmentation` returned; those of an empty mask for None."""
     if segmentation is None:
-        return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
+        return coco_mask.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
     if isinstance(segmentation, list):
         polygons: Any = coco_mask.frPyObjects(segmentation, height, width)
         return coco_mask.merge(polygons)
@@ -128,11 +132,17 @@ def extents(segmentations: Sequence[Any], heights: Sequence[int]) -> np.ndarray:
     return boxes
 
 
-def _polygon_fault(polygons: list[Any]) -> str:
+def _polygon_fault(polygons: list[Any], far: int) -> str:
     """What is wrong with a list of polygons, "" if nothing; set, map and sum, because millions go through here."""
     for polygon in polygons:
         if not (isinstance(polygon, list) and set(map(type, polygon)) <= {int, float} and len(polygon) % 2 == 0):
             return f"a polygon of 'segmentation' must be a list of x, y pairs, is {polygon!r:.60}"
-        if not math.isfinite(sum(polygon)):
+        try:
+            finite = math.isfinite(sum(polygon))
+        except OverflowError:  # an integer beyond floats
+            finite = False
+        if not finite:
             return f"a polygon of 'segmentation' is not finite: {polygon!r:.60}"
+        if polygon and not (-far <= min(polygon) and max(polygon) <= far):
+            return f"a polygon of 'segmentation' reaches more than {far:,} pixels away: {polygon!r:.60}"
     return ""
