@@ -5,6 +5,7 @@ Unlike the reader for training, this one keeps crowds and boxes of any size, as 
     N  images    C  classes    G  objects
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -130,7 +131,7 @@ def _shapes(
         own = shapes[:, 2] * shapes[:, 3]
     areas = [entry.get("area", area) for entry, area in zip(objects, own.tolist(), strict=True)]
     for entry, area in zip(objects, areas, strict=True):
-        if type(area) not in (int, float) or not 0 <= area < float("inf"):
+        if type(area) not in (int, float) or not 0 <= area <= sys.float_info.max:
             raise DataError(f"{file}: annotation {entry['id']}: 'area' must be a number of pixels, is {short(area)}")
     return shapes, np.array(areas, np.float64)
 
