@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from urllib.parse import unquote
 
-IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|bmp|tiff?|webp|gif|jp2|ppm|pgm)$", re.IGNORECASE)
+IMAGE_SUFFIX = re.compile(r"\.(jpe?g|jfif|png|bmp|tiff?|webp|gif|jp2|ppm|pgm|avif|heic)$", re.IGNORECASE)
 # Blanks, and characters that show nothing, at the ends of a folder, a name or a suffix.
 BLANKS = re.compile(r"(?:(?<=[/.])|^)[\s\ufeff\u200b]+|[\s\ufeff\u200b]+(?=[/.]|$)")
 LONGEST = 4096  # characters of a path
@@ -40,6 +40,12 @@ def _without_blanks(name: str) -> str:
     return BLANKS.sub("", name)
 
 
+def _usual_suffix(name: str) -> str:
+    for usual, other in (".jpg", ".jpeg"), (".tif", ".tiff"):
+        name = name.removesuffix(other) + usual if name.endswith(other) else name
+    return name
+
+
 def _base_name(name: str) -> str:
     return name.rpartition("/")[2]
 
@@ -61,6 +67,7 @@ RULES: dict[str, Callable[[str], str]] = {
     "in another Unicode form": _unicode_form,
     "without blanks at the ends": _without_blanks,
     "in another case": str.casefold,
+    "with .jpg for .jpeg, or .tif for .tiff": _usual_suffix,
     "by the base name, in another folder": _base_name,
     "with a suffix": _stem,
 }

@@ -2,7 +2,8 @@
 
 Orientation. A camera stores the pixels as its sensor lies, and in EXIF how to turn them (2 to 8; 5 to 8 exchange the
 sides). Where an annotated size fits only one of the two forms, it decides. Elsewhere (no annotation, a square image,
-orientation 2, 3 or 4) `Decoding.exif` decides.
+orientation 2, 3 or 4) `Decoding.exif` decides. Its default is "upright": browsers, most annotation tools, OpenCV and
+detectron2 turn images, so boxes are drawn on upright ones. torchvision's reader of COCO takes them as stored.
 
 Depth. Of 16 bits the higher 8 are used (value // 256), as Pillow does with 16-bit colour. 32-bit grey, integer or
 float, has no known range and is refused. Of several pages or frames the first one is used.

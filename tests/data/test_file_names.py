@@ -35,6 +35,7 @@ FORMS = {
     "the base name alone": (lambda name: name.split("/")[-1], "by the base name, in another folder"),
     "another folder": (lambda name: f"C:\\my data\\{name.split('/')[-1]}", "by the base name, in another folder"),
     "a longer path": (lambda name: f"data/images/{name}", "by the base name, in another folder"),
+    "the long suffix": (lambda name: name.replace(".jpg", ".jpeg"), "with .jpg for .jpeg"),
     "no suffix": (lambda name: name.rsplit(".", 1)[0], "with a suffix"),
     "the stem alone": (lambda name: name.split("/")[-1].rsplit(".", 1)[0], "with a suffix"),
     "much at once": (lambda name: quote(f" DATA\\{name.upper()} "), "in another case"),
