@@ -6,6 +6,7 @@ run lengths), "score"}.
     D  detections    N  images
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,11 @@ def _index_of(values: Sequence[Any], known: np.ndarray, key: str, kind: str, sou
 def _scores(values: list[Any], source: str) -> np.ndarray:
     for i in _faults(values, lambda kinds: all(map(_is_number_type, kinds)), lambda v: _is_number_type(type(v))):
         raise DataError(f"{source}[{i}]: score is not a finite number: {short(values[i])}")
-    scores = np.array(values, np.float64)
+    try:
+        scores = np.array(values, np.float64)
+    except OverflowError:  # an integer beyond floats
+        i = next(i for i, value in enumerate(values) if abs(value) > sys.float_info.max)
+        raise DataError(f"{source}[{i}]: score is not a finite number: {short(values[i])}") from None
     for i in np.flatnonzero(~np.isfinite(scores)):
         raise DataError(f"{source}[{i}]: score is not a finite number: {short(values[i])}")
     for i in np.flatnonzero((scores < 0) | (scores > 1)):
