@@ -1,6 +1,7 @@
 """`rst data check`: what is wrong with a data set, before the GPU hours are spent."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ exit code: 1 if there are errors: training, or the evaluation after its first ep
 are none, also with warnings; 2 for a mistake in the arguments.
   errors     malformed file, entry, box, area or LVIS entry; duplicate id; other classes; unknown image or category;
              missing or unreadable image file, or one of another size than annotated; box without area or outside the
-             image; with --masks also missing and malformed masks, and masks without area
+             image; no object to learn from; with --masks also missing and malformed masks, and masks without area
   warnings   box beyond the border (it is clipped), mask and box that disagree, mask without pixels, area larger than
-             the box, an object, image or class name that occurs twice, contradictory LVIS lists, no objects at all
+             the box, an object, image or class name that occurs twice, contradictory LVIS lists, crowds, annotation
+             id 0, images that EXIF says to turn, if they are not turned or their size fits both ways
 
 examples:
   rst data check data/coco/annotations/instances_val2017.json data/coco/val2017 --output check.json
@@ -62,6 +64,25 @@ def main(argv: list[str]) -> int:
         default="refuse",
         help="data.faulty_boxes; with leave_out, boxes without area or outside the image are warnings",
     )
+    training.add_argument(
+        "--file-names",
+        choices=["exact", "forgiving"],
+        default=argparse.SUPPRESS,
+        help="data.file_names; forgiving finds images whose names are only written in another way",
+    )
+    training.add_argument(
+        "--exif",
+        choices=["upright", "stored"],
+        default=argparse.SUPPRESS,
+        help="data.exif; which way up an image is read whose EXIF says to turn it and whose size fits both ways",
+    )
+    training.add_argument(
+        "--max-pixels",
+        type=_pixels,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="data.max_pixels; images with more are errors (null: none is)",
+    )
     images = parser.add_argument_group("images")
     images.add_argument(
         "--decode",
@@ -102,7 +123,7 @@ def _check(options: argparse.Namespace, overrides: list[str]) -> int:
         headers=not options.no_headers,
         decode=options.decode,
         track=bar,
-        **(_detector(options.config, overrides) if options.config is not None else {}),
+        **_settings(options, overrides),
     )
     print("\n".join(describe(report, max(options.show, 0))))
     if options.output is not None:
@@ -111,14 +132,38 @@ def _check(options: argparse.Namespace, overrides: list[str]) -> int:
     return 1 if report.of_level("error") else 0
 
 
-def _detector(config: Path, overrides: list[str]) -> dict[str, Any]:
-    """Model, transforms and limit of an experiment."""
+def _settings(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    """How files are read, and with --config the experiment's way to, its model and transforms."""
+    from rst.data.images import Decoding
+
+    given = {key: getattr(options, key) for key in ("exif", "max_pixels") if hasattr(options, key)}
+    names = {"file_names": options.file_names} if hasattr(options, "file_names") else {}
+    if options.config is None:
+        return {"decoding": Decoding(**given), **names}
+
     from rst.cli.config import build_experiment
 
-    built = build_experiment(overrides, config)
+    built = build_experiment(overrides, options.config)
     if not hasattr(built.model, "positives"):
-        raise ConfigError(f"--config {config}: {type(built.model).__name__} assigns no anchors: nothing to count")
-    return {"model": built.model, "transforms": built.data.train_transforms, "min_box_side": built.data.min_box_side}
+        name = type(built.model).__name__
+        raise ConfigError(f"--config {options.config}: {name} assigns no anchors: nothing to count")
+    return {
+        "model": built.model,
+        "transforms": built.data.train_transforms,
+        "min_box_side": built.data.min_box_side,
+        "decoding": replace(built.data.decoding, **given),
+        "file_names": built.data.file_names,
+        **names,
+    }
+
+
+def _pixels(text: str) -> int | None:
+    """A number of pixels, or None for "null"."""
+    if text == "null":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number of pixels, or null, got {text!r}")
+    return int(text)
 
 
 def _refuse_mistakes(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 the run failed; 2 a mistake in the arguments, the configur
 """
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -38,6 +39,9 @@ Every command takes --debug, which shows where an error comes from.
 
 def main(argv: list[str] | None = None) -> int:
     """Run `rst` with these arguments (those of the process if None) and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")

@@ -40,6 +40,9 @@ and categories of the ids: those of --annotations, else images are numbered from
 the ids that the checkpoint knows from its training."""
 
 EPILOG = """\
+often overridden, which way up and how large images may be:
+  --data.exif stored  --data.max_pixels N
+
 examples:
   rst predict --checkpoint runs/trees/checkpoints/best.ckpt data/trees/val --output runs/trees/drawings
   rst predict --checkpoint runs/trees data/trees/val --output runs/trees/val --format coco \\
@@ -170,13 +173,13 @@ def _predict_all(
     from rst.evaluation.draw import draw_detections
 
     drawn = THRESHOLD if options.threshold is None else options.threshold
-    unreadable = []
+    unreadable, decoding = [], trained.settings.data.decoding
     for start in range(0, len(images), options.batch_size):
         batch = images[start : start + options.batch_size]
         readable: list[tuple[InputImage, np.ndarray]] = []
         for image in batch:
             try:
-                readable.append((image, read_image(image.file, image.size, options.annotations)))
+                readable.append((image, read_image(image.file, image.size, options.annotations, decoding)))
             except DataError as error:
                 unreadable.append(str(error))
             except Exception as error:  # whatever decoding raises is the fault of this image

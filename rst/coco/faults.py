@@ -36,5 +36,8 @@ def entry_name(entry: dict[str, Any], position: int, kind: str, key: str = "") -
 
 
 def short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} of many within each other"
     return text if len(text) <= 60 else text[:57] + "..."

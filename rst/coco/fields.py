@@ -40,6 +40,10 @@ def load_json(file: Path) -> Any:
         except json.JSONDecodeError as error:
             place = f"line {error.lineno}, column {error.colno}"
             raise DataError(f"{file}: malformed JSON at {place}: {error.msg}") from None
+        except RecursionError:
+            raise DataError(f"{file}: malformed JSON: lists or objects within each other are too many") from None
+        except ValueError as error:  # a number of thousands of digits
+            raise DataError(f"{file}: malformed JSON: {error}") from None
 
 
 @contextmanager

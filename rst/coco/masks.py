@@ -14,7 +14,13 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from rst.coco.errors import DataError
+from rst.coco.faults import short
 from rst.coco.run_lengths import whole_masks
+
+# Pixels from the corner of an image. pycocotools follows the edges of a polygon pixel by pixel, and with coordinates of
+# millions it takes all memory, or crashes.
+FAR = 100_000
+MOST_PIXELS = 2**32 - 1  # pycocotools counts them in 32 bits
 
 
 def check_segmentation(segmentation: Any, height: int, width: int, where: str) -> Any:
@@ -43,14 +49,17 @@ def check_segmentations(
     usable: list[Any] = [None] * len(segmentations)
     run_lengths = []
     for index, segmentation in enumerate(segmentations):
-        if isinstance(segmentation, list):
-            fault = _polygon_fault(segmentation)
+        height, width = sizes[index]
+        if not (height > 0 < width and height * width <= MOST_PIXELS):
+            fault = f"a mask of an image of {height}x{width} pixels (height x width) cannot be run lengths"
+        elif isinstance(segmentation, list):
+            fault = _polygon_fault(segmentation, max(FAR, 2 * max(height, width)))
             if not fault:
                 usable[index] = [polygon for polygon in segmentation if len(polygon) >= 6] or None
         elif not isinstance(segmentation, dict) or not {"counts", "size"} <= segmentation.keys():
-            fault = f"'segmentation' must be polygons or run lengths, is {segmentation!r:.60}"
+            fault = f"'segmentation' must be polygons or run lengths, is {short(segmentation)}"
         elif segmentation["size"] != sizes[index]:
-            fault = f"run lengths have size {segmentation['size']!r:.60}, the image {sizes[index]}"
+            fault = f"run lengths have size {short(segmentation['size'])}, the image {sizes[index]}"
         else:
             fault = ""
             run_lengths.append(index)
@@ -64,7 +73,7 @@ def check_segmentations(
             usable[index] = segmentations[index]
         else:
             height, width = sizes[index]
-            text = f"run lengths do not add up to {height}x{width} pixels: {segmentations[index]['counts']!r:.60}"
+            text = f"run lengths do not add up to {height}x{width} pixels: {short(segmentations[index]['counts'])}"
             report(index, text)
     return usable
 
@@ -90,7 +99,8 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 def compress(segmentation: Any, height: int, width: int) -> Any:
     """Compressed run lengths of what `check_segmentation` returned; those of an empty mask for None."""
     if segmentation is None:
-        return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
+        empty: Any = {"size": [height, width], "counts": [height * width]}
+        return coco_mask.frPyObjects(empty, height, width)
     if isinstance(segmentation, list):
         polygons: Any = coco_mask.frPyObjects(segmentation, height, width)
         return coco_mask.merge(polygons)
@@ -128,13 +138,19 @@ def extents(segmentations: Sequence[Any], heights: Sequence[int]) -> np.ndarray:
     return boxes
 
 
-def _polygon_fault(polygons: list[Any]) -> str:
+def _polygon_fault(polygons: list[Any], far: int) -> str:
     """What is wrong with a list of polygons, "" if nothing; set, map and sum, because millions go through here."""
     for polygon in polygons:
         if not (isinstance(polygon, list) and set(map(type, polygon)) <= {int, float} and len(polygon) % 2 == 0):
             return _form_fault(polygons, polygon)
-        if not math.isfinite(sum(polygon)):
-            return f"a polygon of 'segmentation' is not finite: {polygon!r:.60}"
+        try:
+            finite = math.isfinite(sum(polygon))
+        except OverflowError:  # an integer beyond floats
+            finite = False
+        if not finite:
+            return f"a polygon of 'segmentation' is not finite: {short(polygon)}"
+        if polygon and not (-far <= min(polygon) and max(polygon) <= far):
+            return f"a polygon of 'segmentation' reaches more than {far:,} pixels away: {short(polygon)}"
     if len(polygons) >= 3 and set(map(len, polygons)) == {2}:  # as polygons they would be points, and mark nothing
         return _form_fault(polygons, polygons)
     return ""
@@ -144,11 +160,9 @@ def _form_fault(polygons: list[Any], polygon: Any) -> str:
     """What is wrong with the form of a polygon."""
     wanted = "a polygon of 'segmentation' must be a flat list [x0, y0, x1, y1, ...]"
     if all(type(number) in (int, float) for number in polygons):
-        return (
-            f"'segmentation' must be a list of polygons [[x0, y0, x1, y1, ...]], is one polygon alone: {polygons!r:.60}"
-        )
+        return f"'segmentation' must be a list of polygons [[x0, y0, x1, y1, ...]], is one polygon alone: {short(polygons)}"
     if isinstance(polygon, list) and polygon and all(isinstance(point, list | dict) for point in polygon):
-        return f"{wanted}, is a list of points: {polygon!r:.60}"
+        return f"{wanted}, is a list of points: {short(polygon)}"
     if isinstance(polygon, list) and len(polygon) % 2:
-        return f"{wanted}, has {len(polygon)} numbers, an odd number: {polygon!r:.60}"
-    return f"{wanted}, is {polygon!r:.60}"
+        return f"{wanted}, has {len(polygon)} numbers, an odd number: {short(polygon)}"
+    return f"{wanted}, is {short(polygon)}"

@@ -20,7 +20,7 @@ from rst.coco.errors import DataError, DataWarning
 from rst.coco.faults import refuse
 from rst.coco.fields import load_json
 from rst.coco.masks import check_segmentations
-from rst.data.images import absent_images, hint_where
+from rst.data.image_files import FileNames, hint_where, locate_images
 
 FaultyBoxes = Literal["refuse", "leave_out"]
 
@@ -61,7 +61,12 @@ class Annotations:
 
 
 def read_annotations(
-    file: Path, images: Path, *, masks: bool = False, faulty_boxes: FaultyBoxes = "refuse"
+    file: Path,
+    images: Path,
+    *,
+    masks: bool = False,
+    faulty_boxes: FaultyBoxes = "refuse",
+    file_names: FileNames = "exact",
 ) -> Annotations:
     """Read and check a COCO or LVIS file.
 
@@ -73,6 +78,9 @@ def read_annotations(
     `masks`, if none of its object's polygons has three points: `faulty_boxes` is "refuse" to refuse such a file, or
     "leave_out" to go on without them and report them in one `DataWarning`.
 
+    With `file_names` "forgiving", images whose name differs from their file's only in how it is written are found too,
+    and told in one `DataWarning`; see `rst.data.image_files`.
+
     Raises:
         DataError: malformed JSON (with line and column), a missing or wrong-typed key, a category or image that does
             not exist, an id used twice, an image missing from the folder, a number that is not finite; faulty boxes.
@@ -80,7 +88,7 @@ def read_annotations(
     if faulty_boxes not in get_args(FaultyBoxes):
         raise ValueError(f"faulty_boxes must be 'refuse' or 'leave_out', got {faulty_boxes!r}")
     columns = read_columns(load_json(file), refuse(file))
-    _check_images_exist(columns, file, images)
+    names = _find_images(columns, file, images, file_names)
     ids, image, objects = columns.ids, columns.image, columns.objects
     corners, faults = clip_boxes(columns.boxes, columns.sizes[image])
     reasons = {reason: mask & ~columns.ignored for reason, mask in faults.items()}
@@ -102,7 +110,7 @@ def read_annotations(
     return Annotations(
         image_ids=columns.image_ids,
         sizes=columns.sizes,
-        file_names=columns.file_names,
+        file_names=names,
         first=np.searchsorted(image[rows], np.arange(len(columns.image_ids) + 1)),
         boxes=corners[rows].astype(np.float32),
         labels=columns.label[rows].astype(np.int32),
@@ -117,16 +125,20 @@ def read_annotations(
     )
 
 
-def _check_images_exist(columns: Columns, file: Path, folder: Path) -> None:
+def _find_images(columns: Columns, file: Path, folder: Path, file_names: FileNames) -> list[str]:
+    """The names under which the image files lie below the folder."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder (should hold the images of {file})")
-    names = columns.file_names
-    missing, _ = absent_images(names, folder)
+    located = locate_images(columns.file_names, folder, file_names)
+    missing, names = located.absent, columns.file_names
     if missing:
         name, image_id = names[missing[0]], columns.image_ids[missing[0]]
         more = f" ({len(missing)} of {len(names)} images are missing)" if len(missing) > 1 else ""
-        hint = hint_where(name, folder)
+        hint = located.offer() + hint_where(name, folder)
         raise DataError(f"{folder / name}: no such image file; it is image {image_id} of {file}{more}{hint}")
+    if remark := located.applied():
+        warnings.warn(f"{file}: {remark}", DataWarning, stacklevel=4)
+    return located.names
 
 
 def _pickle_segmentations(

@@ -19,7 +19,8 @@ from torchvision import tv_tensors
 
 from rst.coco.masks import decode_segmentation
 from rst.data.annotations import Annotations, FaultyBoxes, read_annotations
-from rst.data.images import read_image
+from rst.data.image_files import FileNames
+from rst.data.images import DEFAULT_DECODING, Decoding, read_image
 from rst.data.repeats import repeat_factors
 
 
@@ -33,6 +34,8 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
         keep_empty: keep images without objects; the published COCO recipes leave them out.
         masks: add "masks" to the targets.
         faulty_boxes: boxes without area or wholly outside their image: "refuse" the file, or "leave_out" and warn.
+        file_names: "exact", or "forgiving": see `rst.data.image_files`.
+        decoding: which way up images are, and how large they may be; see `rst.data.images`.
 
     `ds[i]` is (image, target):
         image                   tv_tensors.Image (3, H, W) uint8 RGB, or what `transforms` makes of it
@@ -51,7 +54,7 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
             image that is missing; on access for an image that cannot be decoded or has another size than annotated.
 
     Warns:
-        DataWarning: once, if faulty boxes were left out.
+        DataWarning: once, if faulty boxes were left out; once, if file names were forgiven.
     """
 
     def __init__(
@@ -63,10 +66,14 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
         keep_empty: bool = True,
         masks: bool = False,
         faulty_boxes: FaultyBoxes = "refuse",
+        file_names: FileNames = "exact",
+        decoding: Decoding = DEFAULT_DECODING,
     ):
         self.annotation_file, self.folder = Path(annotations), Path(images)
-        self.transforms, self.masks = transforms, masks
-        table = read_annotations(self.annotation_file, self.folder, masks=masks, faulty_boxes=faulty_boxes)
+        self.transforms, self.masks, self.decoding = transforms, masks, decoding
+        table = read_annotations(
+            self.annotation_file, self.folder, masks=masks, faulty_boxes=faulty_boxes, file_names=file_names
+        )
         self._table: Annotations = table if keep_empty else table.without_empty()
         self.category_ids, self.class_names = table.category_ids, table.class_names
         self.left_out = table.left_out
@@ -103,7 +110,8 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Any]]]):
             raise IndexError(f"index {index} of a set of {len(self)} images")
         index %= len(self)
         height, width = (int(side) for side in table.sizes[index])
-        pixels = read_image(self.folder / table.file_names[index], (height, width), self.annotation_file)
+        path = self.folder / table.file_names[index]
+        pixels = read_image(path, (height, width), self.annotation_file, self.decoding)
         image = tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
         rows = slice(int(table.first[index]), int(table.first[index + 1]))
         boxes = torch.from_numpy(table.boxes[rows].copy())

@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 from rst.coco.errors import DataError
 from rst.data.annotations import FaultyBoxes
 from rst.data.dataset import CocoDetection
+from rst.data.image_files import FileNames, check_file_names
+from rst.data.images import MAX_PIXELS, Decoding, Exif
 from rst.data.learnable import require_objects, require_truth
 from rst.data.repeats import Rounding, check_repeats
 from rst.data.sampler import EpochBatches, TrainingLoader
@@ -46,6 +48,12 @@ class DetectionData(LightningDataModule):
         keep_empty: train on images without objects too; the published COCO recipes leave them out.
         masks: add instance masks to the training targets.
         faulty_boxes: boxes without area or wholly outside their image: "refuse" the file, or "leave_out" and warn.
+        file_names: "exact", or "forgiving": find images whose `file_name` differs from their file's in separators,
+            case, URL-encoding, Unicode form, blanks at the ends, folder or a missing suffix, where one file alone is
+            meant; and warn.
+        exif: images whose EXIF says how to turn them: "upright" turns them, "stored" does not. Where an annotated size
+            fits only one of the two, it decides.
+        max_pixels: images with more pixels are refused; null refuses none.
         seed: of order and augmentation.
 
     A batch is (images, targets): a list of float tensors (3, H, W) in [0, 1], and a list of dicts, see `CocoDetection`.
@@ -84,6 +92,9 @@ class DetectionData(LightningDataModule):
         keep_empty: bool = True,
         masks: bool = False,
         faulty_boxes: FaultyBoxes = "refuse",
+        file_names: FileNames = "exact",
+        exif: Exif = "upright",
+        max_pixels: int | None = MAX_PIXELS,
         seed: int = 0,
     ):
         super().__init__()
@@ -98,6 +109,9 @@ class DetectionData(LightningDataModule):
         if test_short_side is not None and test_short_side < 1:
             raise ValueError(f"test_short_side must be at least 1 pixel, or null, got {test_short_side}")
         check_repeats(repeat_threshold, repeat_rounding)
+        check_file_names(file_names)
+        self.file_names: FileNames = file_names
+        self.decoding = Decoding(exif, max_pixels)
         self.train_files, self.val_files = (train_annotations, train_images), (val_annotations, val_images)
         self.images_per_batch, self.group_by_aspect_ratio = images_per_batch, group_by_aspect_ratio
         self.workers, self.keep_empty, self.masks, self.seed = workers, keep_empty, masks, seed
@@ -132,16 +146,14 @@ class DetectionData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the annotation files that `stage` ("fit", "validate", "test", "predict"; None: all) needs, once."""
         if self.val_set is None:
-            self.val_set = CocoDetection(
-                *self.val_files, transforms=self.val_transforms, faulty_boxes=self.faulty_boxes
-            )
+            self.val_set = CocoDetection(*self.val_files, transforms=self.val_transforms, **self._reading)
         if stage in ("fit", None) and self.train_set is None:
             self.train_set = CocoDetection(
                 *self.train_files,
                 transforms=self.train_transforms,
                 keep_empty=self.keep_empty,
                 masks=self.masks,
-                faulty_boxes=self.faulty_boxes,
+                **self._reading,
             )
             theirs = (self.val_set.category_ids, self.val_set.class_names)
             if (self.train_set.category_ids, self.train_set.class_names) != theirs:
@@ -154,6 +166,11 @@ class DetectionData(LightningDataModule):
     def require_truth(self) -> None:
         """DataError where the validation set has no object, so that its metrics have no value; after `setup`."""
         require_truth(self._loaded(self.val_set).table, self.val_files[0])
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        """What training and validation data have in common."""
+        return {"faulty_boxes": self.faulty_boxes, "file_names": self.file_names, "decoding": self.decoding}
 
     @property
     def class_names(self) -> list[str]:

@@ -6,6 +6,7 @@ run lengths), "score"}.
     D  detections    N  images
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from rst.coco.faults import short
 from rst.coco.fields import load_json
 from rst.coco.masks import mask_areas
 from rst.coco.run_lengths import whole_masks
+from rst.evaluation.image_names import ids_of_names
 from rst.evaluation.protocol import Protocol
 from rst.evaluation.truth import GroundTruth, Shapes
 
@@ -37,6 +39,7 @@ class Detections:
     given: int  # detections in the list, also those that do not count
     images: int  # images with a detection in the list
     apparent_limit: int  # the detector's own limit per image, if it seems lower than the protocol's; else 0
+    remark: str  # how images were found that are named by their files; empty if by ids
     warning: str  # why these are probably not detections of these images; empty if nothing says so
 
 
@@ -58,7 +61,8 @@ def read_detections(results: Any, truth: GroundTruth) -> Detections:
         raise DataError(f"{source}: must be a list of results, is {type(results).__name__}{keys}")
     key = "bbox" if truth.iou_type == "bbox" else "segmentation"
     columns = {name: _column(results, name, source) for name in ("image_id", "category_id", "score", key)}
-    image = _index_of(columns["image_id"], truth.image_ids, "image_id", "image", source, truth.file)
+    image_ids, remark = ids_of_names(columns["image_id"], truth, source)
+    image = _index_of(image_ids, truth.image_ids, "image_id", "image", source, truth.file)
     label = _index_of(columns["category_id"], truth.category_ids, "category_id", "category", source, truth.file)
     scores = _scores(columns["score"], source)
     sizes = truth.sizes[image]
@@ -85,6 +89,7 @@ def read_detections(results: Any, truth: GroundTruth) -> Detections:
         given=len(results),
         images=len(np.unique(image)),
         apparent_limit=_apparent_limit(image, truth.protocol),
+        remark=remark,
         warning=warning,
     )
 
@@ -132,7 +137,7 @@ def _column(results: Sequence[Any], key: str, source: str) -> list[Any]:
         raise
 
 
-def _index_of(values: list[Any], known: np.ndarray, key: str, kind: str, source: str, file: Path) -> np.ndarray:
+def _index_of(values: Sequence[Any], known: np.ndarray, key: str, kind: str, source: str, file: Path) -> np.ndarray:
     """Index of each id in `known` (ascending)."""
     for i in _faults(values, lambda kinds: all(map(_is_integer_type, kinds)), _is_integer):
         raise DataError(f"{source}[{i}]: {key} must be an integer, is {short(values[i])}")
@@ -157,7 +162,11 @@ def _index_of(values: list[Any], known: np.ndarray, key: str, kind: str, source:
 def _scores(values: list[Any], source: str) -> np.ndarray:
     for i in _faults(values, lambda kinds: all(map(_is_number_type, kinds)), lambda v: _is_number_type(type(v))):
         raise DataError(f"{source}[{i}]: score is not a finite number: {short(values[i])}")
-    scores = np.array(values, np.float64)
+    try:
+        scores = np.array(values, np.float64)
+    except OverflowError:  # an integer beyond floats
+        i = next(i for i, value in enumerate(values) if abs(value) > sys.float_info.max)
+        raise DataError(f"{source}[{i}]: score is not a finite number: {short(values[i])}") from None
     for i in np.flatnonzero(~np.isfinite(scores)):
         raise DataError(f"{source}[{i}]: score is not a finite number: {short(values[i])}")
     for i in np.flatnonzero((scores < 0) | (scores > 1)):
@@ -230,7 +239,9 @@ def _masks(values: list[Any], sizes: np.ndarray, source: str) -> list[Any]:
     return [{"size": size, "counts": text} for size, text in zip(sizes.tolist(), texts, strict=True)]
 
 
-def _faults(values: list[Any], right_types: Callable[[set[type]], bool], right: Callable[[Any], bool]) -> Sequence[int]:
+def _faults(
+    values: Sequence[Any], right_types: Callable[[set[type]], bool], right: Callable[[Any], bool]
+) -> Sequence[int]:
     """Indices of wrong values; values are looked at one by one only if some type is wrong."""
     return () if right_types(set(map(type, values))) else [i for i, value in enumerate(values) if not right(value)]
 

@@ -63,7 +63,7 @@ def headline(evaluation: Evaluation) -> str:
 def notes(evaluation: Evaluation) -> list[str]:
     """Warnings for a reader of the numbers."""
     truth, detections = evaluation.truth, evaluation.detections
-    found = [detections.warning] if detections.warning else []
+    found = [text for text in (detections.remark, detections.warning) if text]
     if not any(entry["objects"] for entry in evaluation.classes):
         crowds = int(truth.ignored.sum())
         found.append(

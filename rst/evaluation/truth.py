@@ -5,13 +5,14 @@ Unlike the reader for training, this one keeps crowds and boxes of any size, as 
     N  images    C  classes    G  objects
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from rst.coco.columns import SECTIONS, box_column, flag_column, reference_column
+from rst.coco.columns import SECTIONS, box_column, flag_column, image_name, reference_column
 from rst.coco.errors import DataError
 from rst.coco.faults import Sink, refuse, short
 from rst.coco.fields import integer_column, load_json, report_duplicates, section_entries
@@ -30,6 +31,7 @@ class GroundTruth:
     protocol: Protocol
     iou_type: IouType
     image_ids: np.ndarray  # (N,) int64 ascending
+    file_names: list[str]  # N, empty where there is none
     sizes: np.ndarray  # (N, 2) int64, height and width in pixels; 0 where a file for boxes does not say
     category_ids: np.ndarray  # (C,) int64 ascending
     class_names: list[str]  # C
@@ -102,6 +104,7 @@ def read_ground_truth(file: Path, iou_type: IouType, protocol: ProtocolName | Li
         protocol=rules,
         iou_type=iou_type,
         image_ids=image_ids,
+        file_names=[name if isinstance(name, str) else "" for name in map(image_name, images)],
         sizes=sizes,
         category_ids=category_ids,
         class_names=[str(entry.get("name", entry["id"])) for entry in categories],
@@ -129,7 +132,7 @@ def _shapes(
         own = shapes[:, 2] * shapes[:, 3]
     areas = [entry.get("area", area) for entry, area in zip(objects, own.tolist(), strict=True)]
     for entry, area in zip(objects, areas, strict=True):
-        if type(area) not in (int, float) or not 0 <= area < float("inf"):
+        if type(area) not in (int, float) or not 0 <= area <= sys.float_info.max:
             raise DataError(f"{file}: annotation {entry['id']}: 'area' must be a number of pixels, is {short(area)}")
     return shapes, np.array(areas, np.float64)
 

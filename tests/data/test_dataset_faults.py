@@ -30,6 +30,21 @@ def test_malformed_json_is_located(files):
         CocoDetection(files.annotations, files.images)
 
 
+@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"a":' * 200_000, b"1" * 6000, b'{"images": [-' + b"1" * 6000])
+def test_json_that_no_parser_takes_is_malformed(files, content):
+    files.annotations.write_bytes(content)
+    with pytest.raises(DataError, match=r"instances.json: malformed JSON"):
+        CocoDetection(files.annotations, files.images)
+
+
+@pytest.mark.parametrize("far", [1e9, -1e9, 1e300, 2**70, 10**400])
+def test_polygons_that_reach_far_beyond_any_image_are_refused(files, far):
+    files.content["annotations"][1]["segmentation"] = [[5, 6, far, 6, 15, far]]
+    assert len(files.read()) == 3
+    with pytest.raises(DataError, match=r"annotation 2: a polygon of 'segmentation' (reaches more than|is not finite)"):
+        files.read(masks=True)
+
+
 @pytest.mark.parametrize("content", [b"[1, 2]", b"3", b"null"])
 def test_a_file_that_is_not_coco_is_refused(files, content):
     files.annotations.write_bytes(content)

@@ -52,6 +52,7 @@ BOX = r"bbox must be four finite numbers \[x, y, width, height\], width and heig
         ({"category_id": []}, r"category_id must be an integer, is \[\]"),
         ({"score": float("nan")}, r"score is not a finite number: nan"),
         ({"score": float("inf")}, r"score is not a finite number: inf"),
+        ({"score": 10**400}, r"score is not a finite number: 1000"),
         ({"score": "0.5"}, r"score is not a finite number: '0.5'"),
         ({"score": True}, r"score is not a finite number: True"),
         ({"score": 1.5}, r"score must lie in \[0, 1\], is 1.5"),

@@ -3,7 +3,7 @@
 K  annotations, in the order of the file
 """
 
-import math
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -65,7 +65,7 @@ def check_areas(columns: Columns, sink: Sink) -> None:
     """Report an `area` that is no number of pixels, or larger than its box; there need not be one."""
     values = [entry.get("area", 0) for entry in columns.objects]
     numbers = {int, float}
-    wrong = [i for i, value in enumerate(values) if type(value) not in numbers or not 0 <= value < math.inf]
+    wrong = [i for i, value in enumerate(values) if type(value) not in numbers or not 0 <= value <= sys.float_info.max]
     for i in wrong:
         name = entry_name(columns.objects[i], i, "annotation")
         text = f"{name}: 'area' must be a number of pixels, is {short(values[i])}"

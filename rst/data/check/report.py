@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rst.coco.faults import Fault
+from rst.coco.faults import Fault, short
+from rst.coco.fields import INT64
 
 Level = Literal["error", "warning"]
+DEEPEST = 20  # of lists and objects within each other that a report repeats
 
 # Kind of fault -> when it is an error, that is, when training, or the evaluation at the end of an epoch, refuses it:
 #   always   for any setting
@@ -46,6 +48,9 @@ KINDS: dict[str, Literal["always", "boxes", "masks", "shapes", "never"]] = {
     "crowds": "never",
     "marked to be ignored": "never",
     "annotation id 0": "never",
+    "EXIF orientation not applied": "never",
+    "EXIF orientation undecided": "never",
+    "EXIF orientation against data.exif": "never",
 }
 
 
@@ -112,8 +117,8 @@ class Report:
         return {kind: found[kind] for kind in sorted(kinds, key=lambda kind: self.level(kind) != "error")}
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return {
+        """JSON values that every writer takes: see `as_json`."""
+        content = {
             "annotations": str(self.annotations),
             "images": str(self.images),
             "settings": {"masks": self.masks, "faulty_boxes": "leave_out" if self.leave_out else "refuse"},
@@ -124,3 +129,17 @@ class Report:
             "notes": self.notes,
             "statistics": self.statistics,
         }
+        return {key: as_json(value) for key, value in content.items()}
+
+
+def as_json(value: Any, depth: int = 0) -> Any:
+    """A value of an annotation file without what some writers refuse: long integers, half characters, deep nesting."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if type(value) is int and value not in INT64:
+        return str(value)
+    if isinstance(value, list | tuple | dict) and depth == DEEPEST:
+        return short(value)
+    if isinstance(value, dict):
+        return {as_json(str(key)): as_json(item, depth + 1) for key, item in value.items()}
+    return [as_json(item, depth + 1) for item in value] if isinstance(value, list | tuple) else value

@@ -1,11 +1,8 @@
 """The check of a data set: one pass over the annotations, then each image file."""
 
-import os
-import warnings
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +13,14 @@ from rst.coco.errors import DataError
 from rst.coco.faults import Fault, entry_name, refuse
 from rst.coco.fields import integer_column, load_json, section_entries, string_column, without_collector
 from rst.coco.lvis import is_lvis
+from rst.data.check.images import Track, check_images
 from rst.data.check.lvis import check_lvis
 from rst.data.check.objects import check_areas, check_boxes, check_masks, check_repeats
 from rst.data.check.report import Report
 from rst.data.check.statistics import describe
-from rst.data.images import ImageFault, absent_images, hint_where, inspect_image
+from rst.data.image_files import FileNames
+from rst.data.images import DEFAULT_DECODING, Decoding
 
-# Makes a context manager around a step of the check, from its name and the number of its parts. It gives a function to
-# call with the number of parts done since the last call.
-Track = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
-
-# Headers are read by Python code, one thread at a time: a second thread hides the waiting for the disk, more are slower
-# (measured). Decoding is C code: one thread per core.
-HEADER_THREADS, HEADERS_AT_ONCE = 2, 64
 SAMPLE = 200  # images on which positives are counted
 
 
@@ -42,6 +34,8 @@ def check_annotations(
     min_box_side: float = 1.0,
     headers: bool = True,
     decode: bool = False,
+    file_names: FileNames = "exact",
+    decoding: Decoding = DEFAULT_DECODING,
     model: Any = None,
     transforms: Callable[..., Any] | None = None,
     track: Track | None = None,
@@ -57,6 +51,8 @@ def check_annotations(
         min_box_side: judge for a training with this setting, in pixels.
         headers: look at the header of each image, for its size.
         decode: decode each image whole.
+        file_names: judge for a training with this setting; see `rst.data.image_files`.
+        decoding: judge for a training with these settings; see `rst.data.images`.
         model, transforms: a detector that can count its positives, and the training's transforms; see
             `rst.data.check.positives`. Without them positives are not counted.
         track: shows the progress.
@@ -95,7 +91,9 @@ def check_annotations(
         _check_learnable(columns, corners, min_box_side, report)
         if is_lvis(columns.images, columns.categories):
             check_lvis(columns, report.add)
-        _check_images(columns, report, track, headers or decode, decode)
+        check_images(
+            columns, report, track, headers=headers or decode, decode=decode, file_names=file_names, decoding=decoding
+        )
         report.statistics = describe(columns, corners)
         if model is not None and transforms is not None:
             from rst.data.check.positives import count_positives  # torch takes seconds to import
@@ -168,43 +166,6 @@ def _check_classes(columns: Columns, file: Path, report: Report) -> None:
             )
             text = f"category {category_id} {' but '.join(said)}"
             report.add(Fault("other classes", "category", category_id, text, there))
-
-
-def _check_images(columns: Columns, report: Report, track: Track, headers: bool, decode: bool) -> None:
-    folder, names = report.images, columns.file_names
-    named = [i for i, name in enumerate(names) if name]
-    missing, others = absent_images([names[i] for i in named], folder)
-    if others:
-        files = "1 file has" if others == 1 else f"{others:,} files have"
-        report.notes.append(f"{files} no entry in the annotations, in the folders of the images")
-    absent = {named[k] for k in missing}
-    hint = hint_where(names[min(absent)], folder) if absent else ""
-    for i in sorted(absent):
-        text = f"{entry_name(columns.images[i], i, 'image')}: no such image file: {folder / names[i]}{hint}"
-        report.add(Fault("missing image file", "image", columns.images[i].get("id"), text, names[i]), folder / names[i])
-    present = [i for i in named if i not in absent and (columns.sizes[i] > 0).all()]
-    if not headers:
-        return
-
-    def look(part: list[int]) -> list[ImageFault | None]:
-        places = ((folder / names[i], *columns.sizes[i].tolist()) for i in part)
-        return [inspect_image(path, height, width, decode) for path, height, width in places]
-
-    step, threads = (1, os.cpu_count() or 1) if decode else (HEADERS_AT_ONCE, HEADER_THREADS)
-    parts = [present[start : start + step] for start in range(0, len(present), step)]
-    with (
-        track("images decoded" if decode else "images", len(present)) as advance,
-        warnings.catch_warnings(),
-        ThreadPoolExecutor(threads) as pool,
-    ):
-        warnings.simplefilter("ignore")  # pillow's, about metadata
-        for part, faults in zip(parts, pool.map(look, parts), strict=True):
-            advance(len(part))
-            for i, fault in zip(part, faults, strict=True):
-                if fault is not None:
-                    text = f"{entry_name(columns.images[i], i, 'image')}: {folder / names[i]}: {fault.text}"
-                    value = fault.size or names[i]
-                    report.add(Fault(fault.kind, "image", columns.images[i].get("id"), text, value), folder / names[i])
 
 
 def _notes(columns: Columns, report: Report) -> list[str]:
