@@ -204,6 +204,8 @@ def _check_target(name: str, target: Mapping[str, Tensor], image: Tensor, masks:
         raise ValueError(f"{name}['boxes'] has shape {tuple(boxes.shape)}, not (G, 4)")
     if boxes.dtype == torch.bool or boxes.is_complex():
         raise ValueError(f"{name}['boxes'] is {boxes.dtype}; boxes are pixels, floating point")
+    if boxes.is_floating_point() and torch.finfo(boxes.dtype).bits < 32:
+        raise ValueError(f"{name}['boxes'] is {boxes.dtype}, which rounds pixels; boxes are torch.float32")
     if labels.shape != boxes.shape[:1]:
         raise ValueError(f"{name}['labels'] has shape {tuple(labels.shape)} for {len(boxes)} boxes")
     if labels.dtype != torch.int64:

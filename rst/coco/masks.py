@@ -160,7 +160,8 @@ def _form_fault(polygons: list[Any], polygon: Any) -> str:
     """What is wrong with the form of a polygon."""
     wanted = "a polygon of 'segmentation' must be a flat list [x0, y0, x1, y1, ...]"
     if all(type(number) in (int, float) for number in polygons):
-        return f"'segmentation' must be a list of polygons [[x0, y0, x1, y1, ...]], is one polygon alone: {short(polygons)}"
+        form = "a list of polygons [[x0, y0, x1, y1, ...]]"
+        return f"'segmentation' must be {form}, is one polygon alone: {short(polygons)}"
     if isinstance(polygon, list) and polygon and all(isinstance(point, list | dict) for point in polygon):
         return f"{wanted}, is a list of points: {short(polygon)}"
     if isinstance(polygon, list) and len(polygon) % 2:

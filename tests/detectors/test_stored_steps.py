@@ -1,6 +1,7 @@
 """Every recipe still computes what it did when its values were stored (tests/support/recipe_cases.py, at c241d21).
 
-Those of ranking losses were stored again with the faster torch passes, which moved them by at most 8e-7 relatively.
+Those of ranking losses were stored again with faster, then with exact torch passes, which moved them by at most 1e-6
+relatively.
 
 On a machine whose arithmetic is that of the one that stored them, each bit of losses, statistics, gradients and
 detections must be the same. Elsewhere convolutions and exponentials round otherwise, and values may differ a little.

@@ -53,6 +53,16 @@ WRONG_TARGETS: dict[str, tuple[Any, type[Exception], str]] = {
     "a list of labels": ([target(BOX) | {"labels": [0]}], TypeError, r"targets\[0\]\['labels'\] is list"),
     "no labels": ([{"boxes": torch.tensor([BOX])}], ValueError, r"targets\[0\] has no key 'labels'"),
     "booleans": ([target(BOX) | {"boxes": torch.ones(1, 4).bool()}], ValueError, r"\['boxes'\] is torch.bool"),
+    "halves": (
+        [target(BOX) | {"boxes": torch.tensor([BOX]).half()}],
+        ValueError,
+        r"\['boxes'\] is torch.float16, which",
+    ),
+    "brain floats": (
+        [target(BOX) | {"boxes": torch.tensor([BOX]).bfloat16()}],
+        ValueError,
+        r"\['boxes'\] is torch.bfl",
+    ),
     "label C": ([target(BOX) | {"labels": torch.tensor([3])}], ValueError, r"\['labels'\] holds 3, .* \[0, 3\)"),
     "label -1": ([target(BOX) | {"labels": torch.tensor([-1])}], ValueError, r"\['labels'\] holds -1"),
     "small labels": ([target(BOX) | {"labels": torch.tensor([0], dtype=torch.int32)}], ValueError, "torch.int32"),
