@@ -7,6 +7,7 @@ from .detections.select import DetectionSettings
 from .features.backbones import BackboneSettings, pyramid_backbone
 from .features.pyramids import P3_TO_P7
 from .geometry.boxes import BoxCoder
+from .geometry.numbers import require_above_zero, require_count
 from .heads.dense_head import DenseHead
 from .losses.localisation import TaskBalance
 from .recipes import BOX_STD, DenseLoss, Switches, dense_recipe
@@ -58,16 +59,16 @@ def atss(
         ValueError: for an unknown backbone or loss, a switch that the loss does not have, a number out of its range, or
             weights that do not fit.
     """
+    require_count("num_classes", num_classes)
     for name, value, least in (
-        ("num_classes", num_classes, 1),
         ("candidates_per_level", candidates_per_level, 1),
         ("scales_per_octave", scales_per_octave, 1),
         ("pre_nms", pre_nms, 1),
     ):
-        if value is not None and value < least:
-            raise ValueError(f"{name}={value} is not at least {least}")
-    if octave_base_scale is not None and octave_base_scale <= 0:
-        raise ValueError(f"octave_base_scale={octave_base_scale} is not above 0")
+        if value is not None:
+            require_count(name, value, least)
+    if octave_base_scale is not None:
+        require_above_zero("octave_base_scale", octave_base_scale)
     switches = Switches(delta, sorting_error, score_weighting, task_balance, self_balance_window, centerness or None)
     recipe, pyramid = dense_recipe(loss, switches), P3_TO_P7
     base = recipe.octave_base_scale if octave_base_scale is None else octave_base_scale

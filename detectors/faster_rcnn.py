@@ -19,6 +19,7 @@ from .features.inputs import Batch
 from .features.pyramids import P2_TO_P6
 from .geometry.boxes import BoxCoder
 from .geometry.ground_truth import GroundTruth
+from .geometry.numbers import require_above_zero, require_count
 from .heads.box_head import BoxHead
 from .heads.roi_align import PyramidRoIAlign
 from .heads.rpn import ProposalSettings, RegionProposalNetwork
@@ -117,8 +118,12 @@ def faster_rcnn(
         ValueError: for an unknown backbone or loss, a switch that the loss does not have, fewer than one class, or
             weights that do not fit.
     """
-    if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes}: a detector needs at least one class")
+    require_count("num_classes", num_classes)
+    require_count("head_channels", head_channels)
+    require_above_zero("anchor_scale", anchor_scale)
+    require_count("the number of anchor_ratios", len(anchor_ratios))
+    for ratio in anchor_ratios:
+        require_above_zero("anchor_ratios", ratio)
     switches = Switches(delta, sorting_error, score_weighting, task_balance)
     recipe, pyramid = two_stage_recipe(loss, switches), P2_TO_P6
     assigner = MaxIoUAssigner(MaxIoUMatcher(0.7, 0.3, low_quality=True, min_positive_iou=0.3))

@@ -25,7 +25,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
+import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+
+from rst.kernels import average_precision
 
 from .losses.contract import DetectionLoss
 from .losses.cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
@@ -73,6 +76,11 @@ class Switches:
     task_balance: TaskBalance | None = None
     self_balance_window: int | None = None
     centerness: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.delta is not None:
+            nothing = torch.zeros(0, dtype=torch.float32, device="cpu")
+            average_precision(nothing, nothing, delta=self.delta)  # it says which deltas there are
 
     def localisation(self, row: Localisation) -> Localisation:
         """The localisation of the row, as switched."""

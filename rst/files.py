@@ -22,8 +22,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     place = Path(os.path.realpath(path))
     try:
-        if place.exists() and not place.is_file() and not place.is_dir():
-            yield place
+        # a device may lead to a pipe, whose full name is no file, or to a file that others have open
+        if path.exists() and not path.is_dir() and (not path.is_file() or path.absolute().parts[1:2] == ("dev",)):
+            yield path
             return
         start = place.stem.encode(errors="ignore")[:200].decode(errors="ignore")  # a name may have 255 bytes
         temporary = place.with_name(f".{start}.tmp{place.suffix}")

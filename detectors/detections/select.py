@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
+from ..geometry.numbers import require_count, require_share
+
 MIN_SIDE = 1e-2  # pixels: torchvision's bound on a detection's width and height
 
 # (boxes (m, 4), scores (m,), labels (m,), IoU threshold) -> the kept ones by descending score, (k,) int64
@@ -30,6 +32,11 @@ class DetectionSettings:
     score_threshold: float = 0.05
     nms_iou: float = 0.5
     limit: int = 100
+
+    def __post_init__(self) -> None:
+        require_share("detections.score_threshold", self.score_threshold)
+        require_share("detections.nms_iou", self.nms_iou)
+        require_count("detections.limit", self.limit)
 
 
 class Detections(NamedTuple):

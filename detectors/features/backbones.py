@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models._utils import IntermediateLayerGetter
 
+from ..geometry.numbers import require_count
 from .pyramids import FPN, P2_TO_P6, Pyramid, xavier_fpn
 from .weights import load_weights
 
@@ -36,6 +37,9 @@ class BackboneSettings:
     weights: str | None = None
     frozen_stages: int = 1
     fpn_channels: int = 256
+
+    def __post_init__(self) -> None:
+        require_count("backbone.fpn_channels", self.fpn_channels)
 
 
 @dataclass(frozen=True)

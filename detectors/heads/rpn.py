@@ -18,6 +18,7 @@ from ..assignment.anchors import AnchorGenerator
 from ..assignment.scene import IGNORED, Assigner, Predictions, Scene
 from ..detections.select import suppress_by_group
 from ..geometry.boxes import BoxCoder, to_unit_frame
+from ..geometry.numbers import require_count, require_share
 from ..losses.contract import Classification, DetectionLoss, HeadOutputs
 from ..losses.tasks import Boxes
 from .decode import decode_boxes
@@ -40,6 +41,11 @@ class ProposalSettings:
     test_pre_nms: int = 1000
     test_limit: int = 1000
     nms_iou: float = 0.7
+
+    def __post_init__(self) -> None:
+        for name, least in (("train_pre_nms", 1), ("train_limit", 0), ("test_pre_nms", 1), ("test_limit", 0)):
+            require_count(f"proposals.{name}", getattr(self, name), least)
+        require_share("proposals.nms_iou", self.nms_iou)
 
 
 class RegionProposalNetwork(nn.Module):

@@ -176,9 +176,12 @@ def test_settings_inside_a_model_are_no_values(arguments, value):
 
 
 def test_what_a_constructor_stumbles_over_is_one_line(arguments, tmp_path, capsys):
-    command = ["train", "--output", tmp_path / "run", *arguments, *ATSS, "--model.backbone.fpn_channels=-1"]
-    message = complaint(capsys, command)
-    assert message.startswith("rst.detectors.atss cannot be made of these settings: RuntimeError: ")
+    command = ["train", "--output", tmp_path / "run", *arguments]
+    message = complaint(capsys, [*command, *ATSS, "--model.backbone.fpn_channels=-1"])
+    assert message.startswith("backbone.fpn_channels=-1 is not at least 1")
+    linear = ["--model=torch.nn.Linear", "--model.in_features=-1", "--model.out_features=1"]
+    message = complaint(capsys, [*command, *linear])
+    assert message.startswith("torch.nn.Linear cannot be made of these settings: RuntimeError: ")
 
 
 def test_weights_that_cannot_be_fetched_are_one_line_without_a_traceback(arguments, tmp_path, capsys, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from detector_cases import CASES, Case, objects_batch, target
 from PIL import Image
 
-from rst.detectors import Detector
+from rst.detectors import BackboneSettings, DetectionSettings, Detector, ProposalSettings, atss, faster_rcnn
 
 ONE_OF_EACH = list({case.detector: case for case in reversed(CASES)}.values())
 IMAGE = torch.full((3, 32, 48), 0.5)
@@ -136,3 +136,52 @@ def test_a_device_is_waited_for_in_the_first_call_only(model: Detector, monkeypa
 
 class Elsewhere:
     device = torch.device("cuda")
+
+
+# What makes a detector, with the wrong value -> words.
+WRONG_SETTINGS = {
+    "num_classes": ([0, -1, 2.5, None], "num_classes="),
+    "head_channels": ([0, -8, 1.5], "head_channels="),
+    "delta": ([-1, 1e-30, float("nan"), "0.5"], "delta: expected 0, or a number from"),
+    "detections": (
+        [
+            lambda: DetectionSettings(score_threshold=-1),
+            lambda: DetectionSettings(nms_iou=1.5),
+            lambda: DetectionSettings(limit=0),
+            lambda: DetectionSettings(limit=True),
+        ],
+        "detections.",
+    ),
+    "backbone": ([lambda: BackboneSettings("resnet18", fpn_channels=0)], "backbone.fpn_channels=0 is not at least 1"),
+}
+OF_FASTER_RCNN = {
+    "anchor_scale": ([0, -1, float("inf"), float("nan")], "anchor_scale="),
+    "anchor_ratios": ([(), (1.0, -1.0), (0.0,), ("1",)], "anchor_ratios"),
+    "proposals": (
+        [
+            lambda: ProposalSettings(train_pre_nms=0),
+            lambda: ProposalSettings(test_limit=-1),
+            lambda: ProposalSettings(nms_iou=-0.1),
+        ],
+        "proposals.",
+    ),
+}
+OF_ATSS = {
+    "octave_base_scale": ([0, -4.0, float("inf")], "octave_base_scale="),
+    "scales_per_octave": ([0, 1.5], "scales_per_octave="),
+    "candidates_per_level": ([0], "candidates_per_level=0"),
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "key", "value", "words"),
+    [
+        (make, key, value, words)
+        for make, own in ((faster_rcnn, OF_FASTER_RCNN), (atss, OF_ATSS))
+        for key, (values, words) in (WRONG_SETTINGS | own).items()
+        for value in values
+    ],
+)
+def test_wrong_settings_are_refused_where_the_detector_is_made(make, key, value, words):
+    with pytest.raises(ValueError, match=words):
+        make(**{"num_classes": 3, key: value() if callable(value) else value})
