@@ -112,7 +112,8 @@ def draw_ranking(axes: Axes, ranked: list[Detection], drawn: int) -> None:
         label=f"share of correct ones in {GROUP} detections",
     )
     axes.axvline(drawn + 0.5, color="black", lw=1, ls="--")
-    axes.text(drawn + 4, 1.04, f"score {ranked[drawn - 1].score:.2f}", fontsize=8, va="top")
+    # left of its line, because the legend lies to the right
+    axes.text(drawn - 3, 1.04, f"score {ranked[drawn - 1].score:.2f}", fontsize=8, va="top", ha="right")
     axes.set_xlim(0, len(shown) + 1)
     axes.set_ylim(0, 1.05)
     axes.set_xlabel(f"the first {len(shown)} of {len(ranked):,} detections, highest score first")
