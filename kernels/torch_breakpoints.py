@@ -92,6 +92,11 @@ def _prepare(positives: Tensor, delta: float) -> Prepared:
 
 def _tally(kinks: Kinks, levels: Levels, view: View) -> tuple[Tensor, Tensor]:
     """Per interval the number of logits (K + 1,) int64 and the sum of their offsets from its lower kink, float64."""
+    return _offsets(kinks, *_sums_by_interval(kinks, levels, view))
+
+
+def _sums_by_interval(kinks: Kinks, levels: Levels, view: View) -> tuple[Tensor, Tensor]:
+    """Per interval between distinct kinks the number of logits (D + 1,) int64 and their sum, float64."""
     # Each row adds to a table of its own, so the order of the additions does not depend on the number of threads.
     number = LANES if ROWS * LANES * len(kinks.below) <= MOST_SUMS else 1
     scratch = Scratch(levels, view.positives)
@@ -113,7 +118,7 @@ def _tally(kinks: Kinks, levels: Levels, view: View) -> tuple[Tensor, Tensor]:
         index = scratch.index.view(ROWS, -1)
         counts.scatter_add_(1, index, ones[:size].view(ROWS, -1))
         sums.scatter_add_(1, index, wide[:size].view(ROWS, -1))
-    return _offsets(kinks, *(table.sum(0).view(-1, number).sum(1) for table in (counts, sums)))
+    return counts.sum(0).view(-1, number).sum(1), sums.sum(0).view(-1, number).sum(1)
 
 
 def _tally_few(kinks: Kinks, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,8 +210,8 @@ def _build_profile(kinks: Kinks, weights: Tensor, view: View) -> tuple[Tensor, T
     # outside all bands exactly 0: a gap can be so wide that a rounding error would show
     covering = torch.where(kinks.width > 0, covering.cumsum_(0), 0.0)
     rise = covering * kinks.width
-    at_kinks = rise.cumsum(0).sub_(rise)
-    slopes = covering / kinks.band
+    at_kinks, slopes = rise.cumsum(0).sub_(rise), covering.div_(kinks.band)
+    del rise
     threshold, most = kinks.threshold.double(), torch.finfo(dtype).max
     for places, kink, before in ((slice(2, None, 2), last, last), (slice(1, None, 2), first, first - 1)):
         steepness = slopes[before]  # below all kinks that of the last one, which is 0 too

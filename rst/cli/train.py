@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,6 +140,8 @@ def _start(options: argparse.Namespace, arguments: list[str]) -> _Start:
 
 
 def _train(options: argparse.Namespace, arguments: list[str]) -> int:
+    if _is_first_process() and not options.print_config and not sys.stderr.isatty():  # a terminal has a bar for it
+        print("rst: loading torch and Lightning", flush=True)
     load_training()
     from lightning.pytorch import seed_everything
 

@@ -238,3 +238,14 @@ def test_jsonargparse_words_its_mistakes_as_we_read_them(argument):
     with pytest.raises(ArgumentError) as raised:
         build_parser().parse_args([argument])
     assert re.search(SENTENCES[argument], str(raised.value), re.DOTALL), str(raised.value)
+
+
+def test_training_says_at_once_that_it_loads(monkeypatch, capsys):
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rst.cli.train.load_training", stop)
+    assert main(["train", "--config", "any.yaml"]) == 130
+    assert capsys.readouterr().out == "rst: loading torch and Lightning\n"
+    assert main(["train", "--config", "any.yaml", "--print_config"]) == 130
+    assert capsys.readouterr().out == "", "of a configuration alone"
