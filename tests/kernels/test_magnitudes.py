@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarn
 
 # On Triton logits beyond 1e30 count as infinite.
 LIMIT = 1e30 if INTERPRETED else LARGEST
-SEEDS = range(12) if INTERPRETED else range(300)
+SEEDS = range(8) if INTERPRETED else range(300)
 ALTERNATING = (torch.arange(8) % 2 == 1) * 0.8
 
 
@@ -68,7 +68,8 @@ def test_many_positives(monkeypatch):
 )
 def test_alternating_positives(backend, device, logits, delta):
     ranking = Ranking(logits, ALTERNATING, delta)
-    for loss in LOSSES.values():
+    # interpreted, the losses that between them use every pass
+    for loss in (LOSSES[name] for name in (["alrp"] if INTERPRETED else LOSSES)):
         value, gradient = outcome(loss, ranking, backend, device)
         truth, true_gradient = outcome(loss, ranking.to(torch.float64), "reference")
         assert value.item() == pytest.approx(truth.item(), rel=3e-7)
