@@ -1,10 +1,10 @@
 """A training set without one object to learn from is refused, a validation set without one has no score."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from coco_files import corrupted_copy
 
 from rst.data import DataError, DetectionData
 from rst.data.samples import shapes
@@ -15,14 +15,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("learnable") / "shapes"
     shapes.prepare(folder, train=4, val=6, side=64, seed=4)
     return folder
-
-
-def corrupted(folder: Path, tmp_path: Path, change) -> Path:
-    content = json.loads((folder / "annotations/val.json").read_text())
-    change(content)
-    path = tmp_path / "corrupted.json"
-    path.write_text(json.dumps(content))
-    return path
 
 
 def _nothing(content: dict[str, Any]) -> None:
@@ -66,7 +58,7 @@ NOTHING_TO_LEARN = {
 @pytest.mark.parametrize("kind", NOTHING_TO_LEARN)
 def test_a_training_set_without_one_object_to_learn_from_is_refused(folder, tmp_path, kind):
     corrupt, settings, words = NOTHING_TO_LEARN[kind]
-    empty = corrupted(folder, tmp_path, corrupt)
+    empty = corrupted_copy(folder, tmp_path, corrupt)
     files = (empty, folder / "val", folder / "annotations/val.json", folder / "val")
     with pytest.raises(DataError, match=rf"corrupted.json: there is no object to learn from: .*{words}"):
         DetectionData(*files, **settings).setup("fit")
@@ -77,7 +69,7 @@ def test_one_object_is_enough(folder, tmp_path):
         _crowds(content)
         content["annotations"][0]["iscrowd"] = 0
 
-    one = corrupted(folder, tmp_path, keep_one)
+    one = corrupted_copy(folder, tmp_path, keep_one)
     data = DetectionData(one, folder / "val", folder / "annotations/val.json", folder / "val")
     data.setup("fit")
     data.require_truth()
@@ -85,7 +77,7 @@ def test_one_object_is_enough(folder, tmp_path):
 
 @pytest.mark.parametrize("corrupt", [_nothing, _crowds, _ignored])
 def test_a_validation_set_without_one_object_has_no_score(folder, tmp_path, corrupt):
-    empty = corrupted(folder, tmp_path, corrupt)
+    empty = corrupted_copy(folder, tmp_path, corrupt)
     data = DetectionData(folder / "annotations/train.json", folder / "train", empty, folder / "val")
     data.setup("fit")
     with pytest.raises(DataError, match=r"corrupted.json: there is no object to find.*--trainer.limit_val_batches 0"):

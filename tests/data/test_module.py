@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from coco_files import corrupted_copy
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -208,16 +209,8 @@ def test_workers_do_not_disturb_a_resume(folder, tmp_path):
     assert resumed.seen == whole.seen[8:]
 
 
-def corrupted(folder: Path, tmp_path: Path, change) -> Path:
-    content = json.loads((folder / "annotations/val.json").read_text())
-    change(content)
-    path = tmp_path / "corrupted.json"
-    path.write_text(json.dumps(content))
-    return path
-
-
 def test_training_and_validation_must_have_the_same_classes(folder, tmp_path):
-    other = corrupted(folder, tmp_path, lambda content: content["categories"][0].update(name="disk"))
+    other = corrupted_copy(folder, tmp_path, lambda content: content["categories"][0].update(name="disk"))
     data = DetectionData(folder / "annotations/train.json", folder / "train", other, folder / "val")
     with pytest.raises(
         DataError, match=r"corrupted.json have different categories: only the first has \[\(1, 'disc'\)\]"
@@ -230,7 +223,7 @@ def test_faults_of_the_files_come_up_in_setup(folder, tmp_path):
         DetectionData(
             tmp_path / "absent.json", folder / "train", folder / "annotations/val.json", folder / "val"
         ).setup("fit")
-    degenerate = corrupted(folder, tmp_path, lambda content: content["annotations"][0].update(bbox=[1, 1, 0, 0]))
+    degenerate = corrupted_copy(folder, tmp_path, lambda content: content["annotations"][0].update(bbox=[1, 1, 0, 0]))
     with pytest.warns(DataWarning, match=r"corrupted.json: 1 boxes left out"):
         DetectionData(degenerate, folder / "val", degenerate, folder / "val", faulty_boxes="leave_out").setup(
             "validate"

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,12 @@ FAULTS = {
         r"sub/d.png: no such image file; it is image 5 of .*json",
     ),
 }
+
+
+def corrupted_copy(folder: Path, place: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of the validation annotations of a data set, in `place`, after `change` of its content."""
+    content = json.loads((folder / "annotations/val.json").read_text())
+    change(content)
+    path = place / "corrupted.json"
+    path.write_text(json.dumps(content))
+    return path

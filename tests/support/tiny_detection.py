@@ -4,6 +4,7 @@ The detector is no good at detecting. It has what training has to cope with: sev
 every step, parameters that move, weights that depend on the number of classes, statistics without a value.
 """
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -138,3 +139,8 @@ def training_arguments(data: Path, output: Path, *more: str) -> list[str]:
         *("--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", "--trainer.devices", "1"),
         *more,
     ]
+
+
+def early_stopping(**arguments: Any) -> str:
+    """Lightning's callback as a value of `--trainer.callbacks`."""
+    return json.dumps({"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": arguments})

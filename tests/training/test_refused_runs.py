@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_detection import prepare_data, training_arguments
+from tiny_detection import early_stopping, prepare_data, training_arguments
 
 from rst.cli.main import main
 
-EARLY_STOPPING = "lightning.pytorch.callbacks.EarlyStopping"
 ATSS = (
     *("--model", "rst.detectors.atss", "--model.num_classes", "6", "--model.backbone.name", "mobilenet_v2"),
     *("--model.backbone.fpn_channels", "8", "--model.head_channels", "64"),
@@ -21,7 +20,7 @@ ATSS = (
 
 
 def stopping(**arguments) -> str:
-    return "--trainer.callbacks=" + json.dumps({"class_path": EARLY_STOPPING, "init_args": arguments})
+    return f"--trainer.callbacks={early_stopping(**arguments)}"
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tiny_detection import prepare_data, training_arguments
+from tiny_detection import early_stopping, prepare_data, training_arguments
 
 from rst.cli.config import build_parser, dump_config, parse_config
 from rst.cli.main import main
 from rst.training import ConfigError
 from rst.training.curves import read_metrics
 from rst.training.resuming import refuse_changes
-
-EARLY_STOPPING = "lightning.pytorch.callbacks.EarlyStopping"
-
-
-def stopping(**arguments) -> str:
-    return json.dumps({"class_path": EARLY_STOPPING, "init_args": arguments})
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +27,7 @@ def data(tmp_path_factory):
 def run(data, tmp_path_factory):
     """One epoch of the tiny detector, with an average and early stopping."""
     output = tmp_path_factory.mktemp("run") / "run"
-    stop = f"--trainer.callbacks={stopping(monitor='val/AP', patience=7)}"
+    stop = f"--trainer.callbacks={early_stopping(monitor='val/AP', patience=7)}"
     more = ("--trainer.max_epochs", "1", "--ema_decay", "0.5", "--trainer.limit_val_batches", "1", stop)
     assert main(training_arguments(data, output, *more)) == 0
     return output
@@ -144,7 +138,7 @@ def test_milestones_stay_epochs_when_epochs_change_their_length(run, tmp_path):
 
 
 def test_arguments_of_callbacks_are_todays_and_their_progress_is_the_checkpoints(run, tmp_path):
-    checkpoint = resumed(run, tmp_path / "run", "--trainer.callbacks", stopping(monitor="val/AP", patience=3))
+    checkpoint = resumed(run, tmp_path / "run", "--trainer.callbacks", early_stopping(monitor="val/AP", patience=3))
     (state,) = (state for name, state in checkpoint["callbacks"].items() if name.startswith("EarlyStopping"))
     assert state["patience"] == 3
     assert state["wait_count"] >= 1, "both epochs"
