@@ -35,6 +35,11 @@ def entry_name(entry: dict[str, Any], position: int, kind: str, key: str = "") -
     return f"{kind} {short(entry['id'])}" if named else f"{kind} number {position + 1}"
 
 
+def as_text(value: Any) -> str:
+    """A name or a word of a file: text as it is, anything else as `short` writes it, however it is nested."""
+    return value if isinstance(value, str) else short(value)
+
+
 def short(value: Any) -> str:
     try:
         text = repr(value)

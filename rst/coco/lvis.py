@@ -5,7 +5,7 @@ N  images    C  categories
 
 from typing import Any
 
-from rst.coco.faults import Fault, Sink, entry_name, short
+from rst.coco.faults import Fault, Sink, as_text, entry_name, short
 
 # In up to 10 training images, in up to 100, in more
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
@@ -26,11 +26,11 @@ def frequency_column(categories: list[dict[str, Any]], sink: Sink) -> list[str]:
     """(C,) "r", "c" or "f"; whatever the file has where that is faulty."""
     values = [entry.get("frequency") for entry in categories]
     for position, (entry, value) in enumerate(zip(categories, values, strict=True)):
-        if value not in FREQUENCIES:
+        if not (isinstance(value, str) and value in FREQUENCIES):
             name, allowed = entry_name(entry, position, "category"), ", ".join(FREQUENCIES)
             text = f"{name}: 'frequency' must be one of {allowed} in an LVIS file, is {short(value)}"
             sink(Fault("malformed LVIS entry", "category", entry.get("id"), text, value))
-    return [str(value) for value in values]
+    return [as_text(value) for value in values]
 
 
 def category_lists(images: list[dict[str, Any]], key: str, sink: Sink) -> list[list[int]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from rst.coco.columns import SECTIONS, box_column, flag_column, image_name, reference_column
 from rst.coco.errors import DataError
-from rst.coco.faults import Sink, refuse, short
+from rst.coco.faults import Sink, as_text, refuse, short
 from rst.coco.fields import integer_column, load_json, report_duplicates, section_entries
 from rst.coco.lvis import NEGATIVE, NOT_EXHAUSTIVE, category_lists, frequency_column, is_lvis
 from rst.coco.masks import check_segmentations, compress, mask_areas
@@ -107,7 +107,7 @@ def read_ground_truth(file: Path, iou_type: IouType, protocol: ProtocolName | Li
         file_names=[name if isinstance(name, str) else "" for name in map(image_name, images)],
         sizes=sizes,
         category_ids=category_ids,
-        class_names=[str(entry.get("name", entry["id"])) for entry in categories],
+        class_names=[as_text(entry.get("name", entry["id"])) for entry in categories],
         frequencies=frequency_column(categories, sink) if rules.federated else [],
         groups=groups[order][kept],
         shapes=shapes[kept] if isinstance(shapes, np.ndarray) else [shapes[i] for i in kept],

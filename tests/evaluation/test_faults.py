@@ -4,13 +4,17 @@ import copy
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rst.coco.faults import as_text
+from rst.coco.lvis import frequency_column
 from rst.coco.masks import encode_mask
 from rst.data import DataError
+from rst.data.check.lvis import frequency_counts
 from rst.evaluation import evaluate, evaluate_detections
 from rst.evaluation.report import notes
 
@@ -226,3 +230,18 @@ def test_numbers_of_numpy_are_numbers(annotations):
     }
     assert evaluate_detections(annotations(), [of_numpy])["AP"] == pytest.approx(1.0)
     assert evaluate_detections(annotations(), [of_numpy | {"image_id": 1.0}])["AP"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("key", ["name", "supercategory", "frequency"])
+def test_deep_nesting_where_a_text_belongs(tmp_path: Path, key: str):
+    """No traceback, however the value of a category is nested: `repr` and `str` of such values raise RecursionError."""
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    values = [entry | {key: deep} for entry in GROUND_TRUTH["categories"]]
+    columns = SimpleNamespace(categories=values)
+    assert frequency_counts(columns) == {"r": 0, "c": 0, "f": 0}  # type: ignore[arg-type]
+    assert frequency_column(values, lambda fault: None) == [as_text(entry.get("frequency")) for entry in values]
+    assert as_text(deep) == "a list of many within each other"
+    assert as_text("ä") == "ä"
+    assert as_text(5) == "5"

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from rst.coco.columns import Columns
-from rst.coco.faults import Fault, Sink, entry_name
+from rst.coco.faults import Fault, Sink, as_text, entry_name
 from rst.coco.lvis import FREQUENCIES, NEGATIVE, NOT_EXHAUSTIVE, category_lists, frequency_column
 
 
@@ -29,5 +29,5 @@ def check_lvis(columns: Columns, sink: Sink) -> None:
 
 def frequency_counts(columns: Columns) -> dict[str, int]:
     """How many categories the file calls rare, common and frequent."""
-    said = Counter(str(entry.get("frequency")) for entry in columns.categories)
+    said = Counter(as_text(entry.get("frequency")) for entry in columns.categories)
     return {key: said[key] for key in FREQUENCIES}
