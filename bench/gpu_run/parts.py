@@ -1,5 +1,6 @@
 """The parts of a run on a GPU, and of the dry run, which takes the same way on a CPU with tiny sizes."""
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +32,7 @@ HEADS = {
     "heads-3": f"not ({FIRST}) and not ({SECOND})",
 }
 SANITIZER = "compute-sanitizer"
+WORKERS = 12  # processes of the tests; each takes about half a GiB of the GPU
 
 
 def _bench(name: str, title: str, *arguments: str, packages: tuple[str, ...] = TIMING) -> Part:
@@ -64,7 +66,7 @@ def _sanitizer(tool: str) -> Part:
 
 def gpu_parts() -> list[Part]:
     """All parts, in the order in which they run."""
-    several = ("-n", "4", "--dist", "loadfile") if find_spec("xdist") else ()
+    several = ("-n", str(min(os.cpu_count() or 1, WORKERS)), "--dist", "worksteal") if find_spec("xdist") else ()
     kernels = ("tests/kernels", "--ignore", "tests/kernels/offline", "--ignore", "tests/kernels/test_group.py")
     heads = [
         _bench(name, f"losses: heads, {words}", "bench/test_losses.py", "-k", f"test_head and ({words})")
