@@ -26,10 +26,6 @@ LEAST_DELTA, MOST_DELTA = 1e-20, 1e20
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Devices that cannot hold the tables of a ranking, which are float64: their logits are ranked on the CPU.
 NO_FLOAT64 = {"mps"}
-# Algorithm "auto" takes tiles for as many positives as one block of rows has, or for so few pairs that launches cost
-# more than they do. Computed from the operations of both, not measured.
-TILED_POSITIVES = 16
-TILED_PAIRS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -87,9 +83,8 @@ def prepare(
     chosen = choose_backend(backend, algorithm, levels[0])
     ranking = build_ranking(levels, targets, segments)
     if chosen == "triton":
-        # how many positives the other processes of a group have is not known yet
-        auto = "breakpoints" if group is not None and algorithm == "auto" else algorithm
-        chosen = f"triton, {choose_algorithm(auto, len(ranking.index), ranking.size)}"
+        # one algorithm whatever the sizes: a segment gets the bits that a call of its own would give it
+        chosen = f"triton, {'breakpoints' if algorithm == 'auto' else algorithm}"
     runs = compiled_backend(chosen, whole=ranking.whole) if torch.compiler.is_compiling() else BACKENDS[chosen]
     return Prepared(levels, ranking, float(delta), runs, chosen == "reference", group, output_device)
 
@@ -119,11 +114,3 @@ def choose_backend(backend: BackendName, algorithm: AlgorithmName, logits: Tenso
         if logits.device.type == "cpu" and not INTERPRETED:
             raise ValueError("backend: 'triton' needs logits on a GPU (or TRITON_INTERPRET=1), got cpu")
     return backend
-
-
-def choose_algorithm(algorithm: AlgorithmName, positives: int, size: int) -> str:
-    """The Triton algorithm for `positives` among `size` logits: "tiled" or "breakpoints"."""
-    if algorithm != "auto":
-        return algorithm
-    few = positives <= TILED_POSITIVES or positives * size <= TILED_PAIRS
-    return "tiled" if few else "breakpoints"

@@ -153,12 +153,14 @@ def count(algorithm: str, ranking: Ranking, group: Group, delta: float, cells: i
     rows = 2 * size + segments
     number = triton_tally.table_count(rows)
     tables = new_tables(size, segments, cells or cell_count(size, segments, delta == 0), device)
-    tallies = torch.empty((2 + number) * 2 * rows, dtype=torch.int64, device=device)
+    # of the positives, of those among the logits, of the logits; then the tables in which logits are tallied
+    tallies = torch.empty((6 + number) * rows, dtype=torch.int64, device=device)
     along = torch.empty(3 * rows, dtype=torch.int64, device=device)
     units = units_per_logit(delta)
     sort_positives(ranking, launches, group, tables, tallies, tallies.numel())
     build_kinks(tables, tallies, delta, units)
-    triton_tally.tally(tables, launches, tallies, number, delta, units)
+    total, packed = tallies[4 * rows : 6 * rows], tallies[6 * rows :]
+    triton_tally.tally(tables, launches, total, packed, number, delta, units)
     integrate(tables, tallies, along, delta, units)
     return Counted(tables, ALONG_KINKS, tallies, along)
 

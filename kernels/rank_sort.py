@@ -60,9 +60,8 @@ def rank_sort(
             (delta_RS = 0.5 in the paper), from 1e-20 to 1e20; 0 is the hard step, with [x >= 0].
         backend: "auto" takes Triton on a GPU and torch operators on other devices; or "triton", "torch";
             "reference" evaluates the dense equations in O(P M) memory, for tests.
-        algorithm: of the Triton backend. "breakpoints" passes over the logits once to count and once to scatter;
-            "tiled" visits all pairs; "auto" takes tiles for few positives or few pairs, without a group. The
-            torch backend has breakpoints only.
+        algorithm: of the Triton backend. "breakpoints", which is "auto" too, passes over the logits once to count and
+            once to scatter; "tiled" visits all pairs. The torch backend has breakpoints only.
         group: rank the logits of all processes of this group together. Each process passes its own logits, and all get
             the same values. The gradients are multiplied by the group's size, because data-parallel training averages
             them over the processes. Without a group each process ranks its own logits, as in the paper.

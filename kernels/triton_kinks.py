@@ -18,6 +18,9 @@ from .triton_tables import bounds_table, cells_table, first_row, threshold_table
 # An interval wider than this many units lies in no band, and the offset of a logit in it makes no difference. (Or it
 # lies in the band of a positive for which delta is too small, see `triton_kinks_merge.load_kinks`.)
 WIDEST = tl.constexpr(1073741824.0)
+# If at most one of so many logits of a tile was searched for, the carried interval is not questioned: that would take
+# longer than to search again.
+FEW = tl.constexpr(16)
 
 
 @triton.jit

@@ -50,7 +50,7 @@ def integrate_kernel(
     ints_ptr,
     positives_size,  # R
     segments,  # S
-    tallies_ptr,  # (2 + tables, rows, 2) int64, n and o: of the positives, of those among the logits, of the logits
+    tallies_ptr,  # (3, rows, 2) int64, n and o: of the positives, of those among the logits, of the logits
     along_ptr,  # (3, rows) int64: B_k, and J_k of negatives and of positives; in a segment's last row: unused, T, T
     units,  # units per logit, a power of two
     HARD: tl.constexpr,

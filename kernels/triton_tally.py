@@ -7,12 +7,16 @@
 tallies up along the kinks.
 """
 
+from typing import NamedTuple
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .triton_breakpoints import BLOCK, WARPS, program_count, share_of
 from .triton_kinks import (
+    FEW,
     WIDEST,
     enter_ranking,
     load_search_bounds,
@@ -25,12 +29,19 @@ from .triton_pieces import Pieces, find_part
 from .triton_step import INTERPRETED, blocks_of, launch, replace_infinities
 from .triton_tables import SIZES, Tables, row_count
 
+# Early in training nearly every logit costs an atomic addition, and these are what the pass waits for. So a count
+# (17 bits) and a sum of offsets (47 bits) are one int64: an offset has at most 2^30 units, and a table sees at most
+# MOST_COUNTED logits before the reduction takes it apart.
+MOST_COUNTED = (1 << 17) - 1
+OFFSET_BITS = tl.constexpr(47)
+COUNTS_MASK, OFFSETS_MASK = tl.constexpr(MOST_COUNTED), tl.constexpr((1 << 47) - 1)
 # Atomics to one address wait for each other. Programs add to one of several tables instead, all together at most so
-# many intervals of 16 bytes (4 MiB), or else LEAST_TABLES tables. The interpreter's programs take turns.
-TALLIED_INTERVALS = 1 << 18
-LEAST_TABLES, MOST_TABLES = 2, 2 if INTERPRETED else 256
-# Entries of the tables that one program of the reduction adds up.
-REDUCE_BLOCK = 1 << 16 if INTERPRETED else 256
+# many intervals of 8 bytes (8 MiB), or else LEAST_TABLES tables. The interpreter's programs take turns.
+TALLIED_INTERVALS = 1 << 20
+LEAST_TABLES, MOST_TABLES = 4, 2 if INTERPRETED else 256
+# A program of the reduction adds up so many intervals, of so many tables at a time: all loads of a tile are under way
+# together.
+REDUCE_BLOCK, REDUCE_TABLES = (1 << 15, 2) if INTERPRETED else (32, 64)
 
 
 @triton.jit
@@ -40,25 +51,32 @@ def sum_by_four(values, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def packed(count, offset):
+    """A count and a sum of offsets in one int64."""
+    return (count.to(tl.int64) << OFFSET_BITS) + offset
+
+
+@triton.jit
 def add_carried(table_ptr, interval, counts, offsets):
     """Adds what a program holds for the interval that it carries along; interval 0 is none."""
-    tl.atomic_add(table_ptr + interval * 2, tl.sum(counts, 0).to(tl.int64), mask=interval > 0, sem="relaxed")
-    tl.atomic_add(table_ptr + interval * 2 + 1, tl.sum(offsets, 0), mask=interval > 0, sem="relaxed")
+    held = packed(tl.sum(counts, 0), tl.sum(offsets, 0))
+    tl.atomic_add(table_ptr + interval, held, mask=interval > 0, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["tiles", "tables", "widest", "units", *SIZES])
+@triton.jit(do_not_specialize=["from_tile", "to_tile", "tables", "widest", "units", *SIZES])
 def tally_kernel(
     levels,
     ignores,
     sizes,
     parts,
     firsts,
-    tiles,  # of all these pieces
+    from_tile,  # the first
+    to_tile,  # and the one after the last, of all these pieces
     singles_ptr,
     ints_ptr,
     positives_size,  # R
     segments,  # S
-    tallies_ptr,  # (2 + tables, rows, 2) int64, after the two of the positives: counts and offsets, added to
+    tables_ptr,  # (tables, rows) int64, added to: counts and offsets, `packed`
     tables,  # a power of two
     widest,  # 2^30 units, in logits
     units,  # units per logit
@@ -70,17 +88,16 @@ def tally_kernel(
     BLOCK: tl.constexpr,
 ):
     """Counts and offsets of the logits in each interval; interval 0 counts the NaN."""
-    tile, last_tile, stride = share_of(tiles, CUT != 0)
-    entries = 2 * row_count(positives_size, segments)
-    own_table_ptr = tallies_ptr + (2 + (tl.program_id(0) & (tables - 1))).to(tl.int64) * entries
+    tile, last_tile, stride = share_of(from_tile, to_tile, CUT != 0)
+    own_table_ptr = tables_ptr + (tl.program_id(0) & (tables - 1)).to(tl.int64) * row_count(positives_size, segments)
     logits_ptr, ignore_ptr, _, size, begin_tile, end_tile, segment = find_part(
-        tl.minimum(tile, tiles - 1), levels, ignores, levels, sizes, parts, firsts, PIECES, CUT, BLOCK
+        tl.minimum(tile, to_tile - 1), levels, ignores, levels, sizes, parts, firsts, PIECES, CUT, BLOCK
     )
     threshold_ptr, cells_ptr, bounds_ptr, row, kinks_size, floor = enter_ranking(
         singles_ptr, ints_ptr, segment, positives_size, segments, HARD, CELLS
     )
     # The interval that is carried along, at first none. Its `counts` and `offsets` are not in the table yet.
-    table_ptr = own_table_ptr + row * 2
+    table_ptr = own_table_ptr + row
     interval = tl.zeros((), tl.int32)
     left, right = tl.zeros((), tl.float32), tl.zeros((), tl.float32)
     counts = tl.zeros((BLOCK // 4,), tl.int32)
@@ -97,7 +114,7 @@ def tally_kernel(
                     threshold_ptr, cells_ptr, bounds_ptr, row, kinks_size, floor = enter_ranking(
                         singles_ptr, ints_ptr, segment, positives_size, segments, HARD, CELLS
                     )
-                    table_ptr = own_table_ptr + row * 2
+                    table_ptr = own_table_ptr + row
                     interval = tl.zeros((), tl.int32)
                     left, right = tl.zeros((), tl.float32), tl.zeros((), tl.float32)
                     counts = tl.zeros((BLOCK // 4,), tl.int32)
@@ -109,55 +126,60 @@ def tally_kernel(
         if not HARD:
             offsets += sum_by_four(offset_units(tl.where(carried, logits - left, 0.0), widest, units), BLOCK)
         missing = counted & ~carried & ~(logits < floor)
-        if tl.max(missing.to(tl.int32), 0) != 0:
+        number = tl.sum(missing.to(tl.int32), 0)
+        if number != 0:
             nan = tl.sum((missing & (logits != logits)).to(tl.int32), 0)
-            tl.atomic_add(table_ptr, nan.to(tl.int64), mask=nan != 0, sem="relaxed")
+            tl.atomic_add(table_ptr, packed(nan, 0), mask=nan != 0, sem="relaxed")
             first, last, scale, lowest, highest, minus, plus = load_search_bounds(bounds_ptr)
             logits = replace_infinities(logits, lowest, highest, minus, plus)
             missing = missing & (logits == logits)
             found = locate(logits, missing, threshold_ptr, cells_ptr, first, last, scale, CELLS)
-            chosen, start, end = most_common_interval(
-                logits, found, carried, threshold_ptr, kinks_size, lowest, highest
-            )
-            if chosen > 0:
-                add_carried(table_ptr, interval, counts, offsets)
-                interval, left, right = chosen, start, end
-                gained = found == interval
-                counts = sum_by_four(gained.to(tl.int32), BLOCK)
-                if not HARD:
-                    offsets = sum_by_four(offset_units(tl.where(gained, logits - left, 0.0), widest, units), BLOCK)
-                found = tl.where(gained, 0, found)
-            if HARD:
-                added = tl.full((BLOCK,), 1, tl.int64)
-                tl.atomic_add(table_ptr + found * 2, added, mask=found > 0, sem="relaxed")
-            else:
-                starts = tl.load(threshold_ptr + found - 1, mask=found > 0, other=0.0)
-                offset = offset_units(tl.where(found > 0, logits - starts, 0.0), widest, units)
-                # count and offset lie side by side
-                column = tl.arange(0, 2)[None, :]
-                added = tl.where(column == 0, 1, offset[:, None])
-                tl.atomic_add(
-                    table_ptr + (found * 2)[:, None] + column, added, mask=(found > 0)[:, None], sem="relaxed"
+            if number > BLOCK // FEW:
+                chosen, start, end = most_common_interval(
+                    logits, found, carried, threshold_ptr, kinks_size, lowest, highest
                 )
+                if chosen > 0:
+                    add_carried(table_ptr, interval, counts, offsets)
+                    interval, left, right = chosen, start, end
+                    gained = found == interval
+                    counts = sum_by_four(gained.to(tl.int32), BLOCK)
+                    if not HARD:
+                        offsets = sum_by_four(offset_units(tl.where(gained, logits - left, 0.0), widest, units), BLOCK)
+                    found = tl.where(gained, 0, found)
+            added = tl.full((BLOCK,), 1, tl.int64) << OFFSET_BITS
+            if not HARD:
+                starts = tl.load(threshold_ptr + found - 1, mask=found > 0, other=0.0)
+                added += offset_units(tl.where(found > 0, logits - starts, 0.0), widest, units)
+            tl.atomic_add(table_ptr + found, added, mask=found > 0, sem="relaxed")
         tile += stride
     add_carried(table_ptr, interval, counts, offsets)
 
 
-@triton.jit(do_not_specialize=["tables", "entries"])
+@triton.jit(do_not_specialize=["tables", "rows", "again"])
 def reduce_kernel(
-    tallies_ptr,  # (2 + tables, entries) int64
+    tables_ptr,  # (tables, rows) int64, `packed`
+    total_ptr,  # (rows, 2) int64, added to: counts and offsets
     tables,
-    entries,
+    rows,
+    again,  # not 0: the tables are set to 0, for what is tallied next
     BLOCK: tl.constexpr,
+    TABLES: tl.constexpr,
 ):
-    """The sum of the tables of the logits, into the first of them."""
-    entry = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = entry < entries
-    tables_ptr = tallies_ptr + 2 * entries.to(tl.int64)
-    total = tl.load(tables_ptr + entry, mask=inside, other=0)
-    for table in range(1, tables):
-        total += tl.load(tables_ptr + table * entries.to(tl.int64) + entry, mask=inside, other=0)
-    tl.store(tables_ptr + entry, total, mask=inside)
+    """Adds the sums of the tables to the total."""
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = row < rows
+    counts, offsets = tl.zeros((BLOCK,), tl.int64), tl.zeros((BLOCK,), tl.int64)
+    for begin in range(0, tables, TABLES):
+        table = begin + tl.arange(0, TABLES)
+        entry_ptr = tables_ptr + table.to(tl.int64)[:, None] * rows + row[None, :]
+        there = (table < tables)[:, None] & inside[None, :]
+        held = tl.load(entry_ptr, mask=there, other=0)
+        counts += tl.sum((held >> OFFSET_BITS) & COUNTS_MASK, 0)
+        offsets += tl.sum(held & OFFSETS_MASK, 0)
+        tl.store(entry_ptr, tl.zeros((TABLES, BLOCK), tl.int64), mask=there & (again != 0))
+    total_ptr += row * 2
+    tl.store(total_ptr, tl.load(total_ptr, mask=inside, other=0) + counts, mask=inside)
+    tl.store(total_ptr + 1, tl.load(total_ptr + 1, mask=inside, other=0) + offsets, mask=inside)
 
 
 def table_count(rows: int) -> int:
@@ -166,19 +188,55 @@ def table_count(rows: int) -> int:
     return min(1 << (wanted.bit_length() - 1), MOST_TABLES)
 
 
-def tally(tables: Tables, launches: list[Pieces], tallies: Tensor, number: int, delta: float, units: float) -> None:
-    """Tallies the logits into the last `number` of the `tallies` (2 + number, rows, 2), their sum into the first."""
+class Round(NamedTuple):
+    """A launch of the tally."""
+
+    pieces: Pieces
+    begin: int  # of its tiles
+    end: int
+    programs: int
+    reduced: bool  # after it the tables may be full, or it is the last
+
+
+def rounds_of(launches: list[Pieces], number: int, device: torch.device) -> list[Round]:
+    """The launches of the tally. As few as they can be: no table may see more than MOST_COUNTED logits in between."""
+    found: list[Round] = []
+    held = 0  # of the fullest table, at most
     for pieces in launches:
         tiles = pieces.tiles(BLOCK)
+        programs = min(program_count(tiles, device), number * (MOST_COUNTED // BLOCK))
+        begin = 0
+        while begin < tiles:
+            seen = blocks_of(programs, number) * BLOCK  # of a table, for each tile of a program
+            if found and held + seen * blocks_of(tiles - begin, programs) > MOST_COUNTED:
+                found[-1] = found[-1]._replace(reduced=True)
+                held = 0
+            end = min(tiles, begin + programs * (MOST_COUNTED // seen))
+            held += seen * blocks_of(end - begin, programs)
+            found.append(Round(pieces, begin, end, programs, False))
+            begin = end
+    if found:
+        found[-1] = found[-1]._replace(reduced=True)
+    return found
+
+
+def tally(
+    tables: Tables, launches: list[Pieces], total: Tensor, packed: Tensor, number: int, delta: float, units: float
+) -> None:
+    """Tallies the logits in the tables `packed` (number, rows), and adds their sum to `total` (rows, 2)."""
+    rounds = rounds_of(launches, number, total.device)
+    rows = 2 * tables.positives + tables.segments
+    for place, (pieces, begin, end, programs, reduced) in enumerate(rounds):
         launch(
             tally_kernel,
-            (program_count(tiles, tallies.device),),
+            (programs,),
             *pieces.arguments,
-            tiles,
+            begin,
+            end,
             tables.singles,
             tables.ints,
             *tables.sizes,
-            tallies,
+            packed,
             number,
             WIDEST.value / units,
             units,
@@ -188,5 +246,15 @@ def tally(tables: Tables, launches: list[Pieces], tallies: Tensor, number: int, 
             BLOCK=BLOCK,
             num_warps=WARPS,
         )
-    entries = 2 * (2 * tables.positives + tables.segments)
-    launch(reduce_kernel, (blocks_of(entries, REDUCE_BLOCK),), tallies, number, entries, BLOCK=REDUCE_BLOCK)
+        if reduced:
+            launch(
+                reduce_kernel,
+                (blocks_of(rows, REDUCE_BLOCK),),
+                packed,
+                total,
+                number,
+                rows,
+                int(place + 1 < len(rounds)),
+                BLOCK=REDUCE_BLOCK,
+                TABLES=REDUCE_TABLES,
+            )

@@ -42,7 +42,8 @@ def _bench(name: str, title: str, *arguments: str, packages: tuple[str, ...] = T
 
 
 def _tests(*arguments: str) -> tuple[str, ...]:
-    return (*PYTEST, "-q", "--durations=10", *arguments)
+    # beside xdist, pytest-benchmark warns that it is off, and a warning is an error here
+    return (*PYTEST, "-p", "no:benchmark", "-q", "--durations=10", *arguments)
 
 
 def _timeline(*shapes: str) -> Part:

@@ -145,6 +145,59 @@ def test_any_work_sharing_gives_the_same_bits(monkeypatch, name, block, programs
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("name", ["typical", "hard step", "ties", "infinities of both"])
+@pytest.mark.parametrize(("programs", "tables", "most"), [(2, 2, 8), (3, 1, 24), (5, 2, 16)])
+def test_tables_that_are_full_are_reduced_and_used_again(monkeypatch, name, programs, tables, most):
+    ranking = shortened(NAMED[name], 100)
+    expected = both_passes(ranking, (0, 33))
+    monkeypatch.setattr(tally, "BLOCK", 8)
+    monkeypatch.setattr(tally, "program_count", lambda tiles, device: programs)
+    monkeypatch.setattr(tally, "LEAST_TABLES", tables)
+    monkeypatch.setattr(tally, "MOST_TABLES", tables)
+    monkeypatch.setattr(tally, "MOST_COUNTED", most)
+    for one, other in zip(expected, both_passes(ranking, (0, 33)), strict=True):
+        assert torch.equal(one, other)
+
+
+class Tiles:
+    """Stands in for `Pieces`: all that `rounds_of` asks for is a number of tiles."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def tiles(self, block: int) -> int:
+        del block
+        return self.number
+
+
+@pytest.mark.parametrize("tiles", [[0], [1], [3, 5], [84_000], [84_000, 1, 70_000], [300_000]])
+@pytest.mark.parametrize("number", [1, 4, 64, 256])
+@pytest.mark.parametrize("segmented", [False, True])
+def test_no_table_counts_more_than_it_can_hold(monkeypatch, tiles, number, segmented):
+    block, multiprocessors = 256, 132
+    monkeypatch.setattr(tally, "BLOCK", block)
+    monkeypatch.setattr(tally, "program_count", lambda tiles, device: min(tiles, 32 * multiprocessors))
+    rounds = tally.rounds_of([Tiles(each) for each in tiles], number, torch.device("cpu"))  # type: ignore
+    held, visited = [0] * number, 0
+    for pieces, begin, end, programs, reduced in rounds:
+        visited += end - begin
+        for program in range(programs):
+            if segmented:  # as `share_of` cuts them
+                share = -(-(end - begin) // programs)
+                seen = max(0, min(share, end - begin - program * share))
+            else:
+                seen = len(range(begin + program, end, programs))
+            held[program % number] += seen * block
+        assert max(held) <= tally.MOST_COUNTED
+        if reduced:
+            held = [0] * number
+        assert isinstance(pieces, Tiles)
+    assert visited == sum(tiles)
+    assert not any(held)
+    if number == 256 and sum(tiles) * block < 30_000_000:
+        assert len(rounds) == sum(each > 0 for each in tiles)
+
+
 @pytest.mark.parametrize("name", ["typical", "hard step", "far apart", "equal logits"])
 def test_any_blocks_along_the_kinks(monkeypatch, name):
     """Other blocks of the scan change the order of float64 sums; the sums of the count are whole numbers."""

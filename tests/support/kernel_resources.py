@@ -41,7 +41,8 @@ TARGETS = {
 
 
 # Types of the arguments that are not pointers; those of one type for all kernels.
-SIZES = """positives_size segments tiles tables entries size own_begin own_size zeros stride second_stride processes"""
+SIZES = """positives_size segments tiles from_tile to_tile tables rows again size own_begin own_size zeros stride
+    second_stride processes"""
 NUMBERS = {
     **dict.fromkeys(SIZES.split(), "i32"),
     **dict.fromkeys(["bit", "first", "asking", "blocks"], "i32"),
@@ -53,7 +54,7 @@ TYPED = {
         error_ptr gathered_ptr quality_ptr values_ptr""",
     "*fp64": "doubles_ptr masses_ptr promotion_ptr negative_ptr positive_ptr given_ptr",
     "*i32": "ints_ptr flags_ptr",
-    "*i64": "tallies_ptr along_ptr units_ptr tables_ptr below_ptr keys_ptr sorted_ptr index_ptr segments_ptr",
+    "*i64": "tallies_ptr total_ptr along_ptr units_ptr tables_ptr below_ptr keys_ptr sorted_ptr index_ptr segments_ptr",
     "*u8": "valid_ptr",
 }
 POINTERS = {name: kind for kind, names in TYPED.items() for name in names.split()}
@@ -160,7 +161,9 @@ def over_positives() -> dict[str, Variant]:
         blocks = {"BLOCK_P": triton_order.BLOCK_P, "BLOCK_N": triton_order.BLOCK_N, "ZEROED": triton_order.ZEROED}
         name = "order of sorted keys" if is_sorted else "order of keys"
         found[name] = Variant(triton_order.order_kernel, {"SORTED": is_sorted, **blocks})
-    found["reduce"] = Variant(triton_tally.reduce_kernel, {"BLOCK": triton_tally.REDUCE_BLOCK})
+    found["reduce"] = Variant(
+        triton_tally.reduce_kernel, {"BLOCK": triton_tally.REDUCE_BLOCK, "TABLES": triton_tally.REDUCE_TABLES}
+    )
     scoring = {"num_warps": triton_scores.WARPS}
     found["charge"] = Variant(triton_scores.charge_kernel, {"BLOCK": triton_scores.BLOCK}, scoring)
     pairs = {"BLOCK_P": triton_pairs.BLOCK_P, "BLOCK_N": triton_pairs.BLOCK_N}
