@@ -121,12 +121,12 @@ HERE = [name for name, contender in CONTENDERS.items() if (ON_GPU or not contend
 
 
 def exact_outcome(data: Sample) -> Outcome:
-    """The truth, in float64 and on the CPU: the linear-time passes in torch operators.
+    """The truth, in float64: the linear-time passes in torch operators, where the sample is.
 
     tests/kernels/test_peers.py compares it with the dense equations, and `loop_difference` with the loop.
     """
-    sparse = type(data.sparse)(data.sparse.index.cpu(), data.sparse.quality.double().cpu())
-    logits = data.logits.double().cpu().requires_grad_()
+    sparse = type(data.sparse)(data.sparse.index, data.sparse.quality.double())
+    logits = data.logits.double().requires_grad_()
     loss = rank_sort(logits, sparse, backend="torch")
     (loss.ranking + loss.sorting).backward()
     assert logits.grad is not None
@@ -135,7 +135,7 @@ def exact_outcome(data: Sample) -> Outcome:
 
 def loop_difference(data: Sample, truth: Outcome) -> float:
     """Relative L1 distance of `truth` from the loop's gradient in float64."""
-    loop = per_positive_loop(data.logits.double().cpu(), data.dense.double().cpu())
+    loop = per_positive_loop(data.logits.double(), data.dense.double())
     return relative_error(truth, loop)
 
 

@@ -43,7 +43,11 @@ def graphed_loss(
     levels = as_levels(logits)
     if levels[0].device.type != "cuda":
         raise ValueError(f"logits: a CUDA graph needs a CUDA device, got {levels[0].device}")
-    examples = _flatten(logits, targets)
+    # copies: a leaf of the caller's may have a node of autograd that another stream made, which breaks the capture
+    examples = {
+        name: tensor.detach().clone().requires_grad_(tensor.requires_grad)
+        for name, tensor in _flatten(logits, targets).items()
+    }
     static = [(name, tensor.shape, tensor.dtype) for name, tensor in examples.items()]
 
     def unflattened(*tensors: Tensor) -> Any:
@@ -55,7 +59,8 @@ def graphed_loss(
         )
         return loss(given[0] if isinstance(logits, Tensor) else given, what)
 
-    result = loss(logits, targets)  # compiles the kernels, and shows how the results are put together
+    with torch.no_grad():
+        result = loss(logits, targets)  # shows how the results are put together
     replayed = torch.cuda.make_graphed_callables(unflattened, tuple(examples.values()))
 
     def replay(logits: Logits, targets: SparseTargets) -> Any:

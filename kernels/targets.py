@@ -115,12 +115,12 @@ def as_levels(logits: Tensor | Sequence[Tensor]) -> list[Tensor]:
 
 def build_ranking(levels: list[Tensor], targets: Targets, segments: int | Sequence[int] | None = None) -> Ranking:
     """The ranking of `levels` (checked) and their `targets`; dense targets cost one host sync, to learn P."""
-    flat = [level.detach().reshape(-1) for level in levels]
+    flat = [_flat(level.detach()) for level in levels]
     cut = cut_levels([level.numel() for level in flat], segments)
     if isinstance(targets, SparseTargets):
         return _from_sparse(flat, levels, targets, cut)
     labels = _matching(levels, [targets] if isinstance(targets, Tensor) else list(targets), "targets")
-    labels = [label.detach().reshape(-1) for label in labels]
+    labels = [_flat(label.detach()) for label in labels]
     # a NaN is kept: dropped here, a wrong quality would pass unnoticed
     places = [rare_places(label, lambda block: block <= 0) for label in labels]
     quality = torch.cat([label[place] for label, place in zip(labels, places, strict=True)])
@@ -130,6 +130,11 @@ def build_ranking(levels: list[Tensor], targets: Targets, segments: int | Sequen
         quality = quality.float()
     _check_quality(quality, "targets")
     return Ranking(flat, index, quality, [label if _may_ignore(label) else None for label in labels], cut)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """The values (n,), one after the other in memory: `reshape` keeps the stride of, say, `logits[..., 1]`."""
+    return tensor.reshape(-1).contiguous()
 
 
 def targets_to(targets: Targets, device: torch.device | str) -> Targets:
@@ -163,7 +168,7 @@ def _from_sparse(flat: list[Tensor], levels: list[Tensor], targets: SparseTarget
         for mask in masks:
             if mask.dtype != torch.bool:
                 raise ValueError(f"targets.ignore: expected bool, got {mask.dtype}")
-        ignores = [mask.reshape(-1) for mask in masks]
+        ignores = [_flat(mask) for mask in masks]
     valid = None if targets.valid is None else targets.valid.contiguous()
     return Ranking(flat, targets.index.contiguous(), targets.quality.detach().contiguous(), ignores, segments, valid)
 

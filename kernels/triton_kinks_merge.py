@@ -41,9 +41,9 @@ LEAST_CELLS, MOST_CELLS = 1 << 8, 1 << 15
 LEAST_SPAN = tl.constexpr(1e-30)
 # Numbers near 1 that differ by less may be the same float64.
 FLOAT64_STEP = tl.constexpr(2.0**-52)
-# One or two elements a thread and one warp a program: each element is a chain of dependent loads, so they are spread
+# One element a thread and one warp a program: each element is a chain of dependent loads, so they are spread
 # over the GPU and wait for no other warp. The interpreter pays per operation instead, whatever the tile.
-BLOCK = 4096 if INTERPRETED else 64
+BLOCK = 4096 if INTERPRETED else 32
 WARPS = 1
 
 # The rule by which a kink, or a positive, comes before a bound.

@@ -21,8 +21,9 @@ from .triton_tables import COUNTED, OWN, SIZES, Tables, flags_table, order_table
 
 # Up to so many positives, all pairs of keys are compared: 2^24 comparisons, spread over the GPU.
 MOST_RANKED = 4096
-# 32 x 128 keys are 32 comparisons a thread with 4 warps. The interpreter pays per operation, whatever the tile.
-BLOCK_P, BLOCK_N = (256, 1024) if INTERPRETED else (32, 128)
+# 8 x 512 keys are 32 comparisons a thread with 4 warps. Wide in the columns, because the loop over them is a chain of
+# loads: 32 x 128 take an H100 two and a half times as long. The interpreter pays per operation, whatever the tile.
+BLOCK_P, BLOCK_N = (256, 1024) if INTERPRETED else (8, 512)
 GATHER_BLOCK = 4096 if INTERPRETED else 256
 # Entries that one program sets to 0.
 ZEROED = 1 << 14 if INTERPRETED else 1 << 11

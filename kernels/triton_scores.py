@@ -35,7 +35,7 @@ FLOOR = tl.constexpr(MASS_FLOOR)
 ALRP_FLOOR = tl.constexpr(1e-5)  # published
 RANK_UNITS = tl.constexpr(float(1 << 40))  # as `scores.RANK_UNITS`
 BLOCK = 256 if INTERPRETED else 1024
-WARPS = 8
+WARPS = 16
 
 # What is scored (LOSS). Of a caller's own score: its errors, or a whole update.
 RANK_SORT, AVERAGE_PRECISION, ALRP, ERRORS, UPDATE = range(5)

@@ -41,7 +41,7 @@ TALLIED_INTERVALS = 1 << 20
 LEAST_TABLES, MOST_TABLES = 4, 2 if INTERPRETED else 256
 # A program of the reduction adds up so many intervals, of so many tables at a time: all loads of a tile are under way
 # together.
-REDUCE_BLOCK, REDUCE_TABLES = (1 << 15, 2) if INTERPRETED else (32, 64)
+REDUCE_BLOCK, REDUCE_TABLES = (1 << 15, 2) if INTERPRETED else (16, 64)
 
 
 @triton.jit

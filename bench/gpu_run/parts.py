@@ -59,8 +59,10 @@ def _sanitizer(tool: str) -> Part:
     # without the allocator's cache, an access beyond a tensor is one beyond its memory; but then nothing is captured
     alone = tool == "memcheck"
     files = sorted(str(path.relative_to(TREE)) for path in (TREE / "tests" / "kernels").glob("test_triton_*.py"))
-    command = (SANITIZER, "--tool", tool, "--error-exitcode", "9", *_tests("-x", *files))
-    command += ("-k", "not graph") if alone else ()
+    files.append("tests/kernels/test_segments.py")
+    # a launch takes many times as long: of each kernel, a few sizes
+    chosen = "(typical or separate) and not cpu" + " and not graph" * alone
+    command = (SANITIZER, "--tool", tool, "--error-exitcode", "9", *_tests("-x", *files, "-k", chosen))
     variables = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if alone else {}
     return Part(f"sanitizer-{tool}", f"{SANITIZER}, {tool}", (command,), TESTING, tool=SANITIZER, variables=variables)
 

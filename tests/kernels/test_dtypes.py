@@ -10,6 +10,7 @@ from rank_sort_cases import INTERPRETED, Ranking, named, random_ranking
 from torch import Tensor, nn
 
 from rst.kernels import SparseTargets, alrp
+from rst.kernels.targets import build_ranking
 
 DTYPES = [torch.float16, torch.bfloat16] + ([] if INTERPRETED else [torch.float32, torch.float64])
 
@@ -123,6 +124,21 @@ def layouts() -> dict[str, tuple]:
         "offset": ((481,), lambda stored: stored[1:].view(2, 3, 8, 10)),
         "one of a pair": ((2, 3, 8, 10, 2), lambda stored: stored[..., 1]),
     }
+
+
+@outside_of_backends
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+@pytest.mark.parametrize("layout", layouts())
+def test_kernels_get_contiguous_levels(form, layout):
+    """They read from a pointer. The interpreter copies what is not contiguous, and so cannot show that it matters."""
+    shape, look = layouts()[layout]
+    logits, labels = look(torch.randn(shape)), look(torch.rand(shape)) - 0.1
+    masks = labels < 0
+    index = torch.stack([torch.arange(3), torch.arange(3)], 1)[:, 0]
+    sparse = SparseTargets(index, torch.rand(3, 2)[:, 1], [masks, masks], torch.ones(3, 2).bool()[:, 0])
+    ranking = build_ranking([logits, logits], sparse if form == "sparse" else [labels, labels])
+    for tensor in (*ranking.levels, *ranking.ignores, ranking.index, ranking.quality, ranking.valid):
+        assert tensor is None or tensor.is_contiguous()
 
 
 @outside_of_backends
