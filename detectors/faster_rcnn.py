@@ -85,6 +85,7 @@ def faster_rcnn(
     sorting_error: bool | None = None,
     score_weighting: bool | None = None,
     task_balance: TaskBalance | None = None,
+    truths_in_box_loss: bool | None = None,
     head_channels: int = 1024,
     anchor_scale: float = 8.0,
     anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
@@ -102,12 +103,14 @@ def faster_rcnn(
         num_classes: C, without background; labels are 0 to C - 1.
         backbone: backbone, weights, what is frozen, and channels of the pyramid (and so of the RPN).
         loss: the recipe.
-        delta: half-width of the ranking's smoothed step, in logits (0.5). It and the next three are of Rank & Sort.
+        delta: half-width of the ranking's smoothed step, in logits (0.5). It and the next four are of Rank & Sort.
         sorting_error: False trains on the ranking error alone, to which the box loss is then balanced: the paper's
             ablation.
         score_weighting: False counts every positive alike in the box loss, instead of by its score (Table 9).
         task_balance: the factor of the box losses: "value", "magnitude" or a number, see `Localisation` ("value"; Table
             9).
+        truths_in_box_loss: True counts the objects' own boxes, which train among the proposals, in the box loss of the
+            box head, as the published code does. False: they are ranked alone (False).
         head_channels: width of the two hidden layers of the box head.
         anchor_scale: side of a square anchor, in strides (strides are 4, 8, 16, 32, 64 pixels).
         anchor_ratios: height / width of the anchors.
@@ -124,7 +127,7 @@ def faster_rcnn(
     require_count("the number of anchor_ratios", len(anchor_ratios))
     for ratio in anchor_ratios:
         require_above_zero("anchor_ratios", ratio)
-    switches = Switches(delta, sorting_error, score_weighting, task_balance)
+    switches = Switches(delta, sorting_error, score_weighting, task_balance, truths_in_box_loss=truths_in_box_loss)
     recipe, pyramid = two_stage_recipe(loss, switches), P2_TO_P6
     assigner = MaxIoUAssigner(MaxIoUMatcher(0.7, 0.3, low_quality=True, min_positive_iou=0.3))
     return FasterRCNN(
@@ -146,6 +149,7 @@ def faster_rcnn(
             matcher=MaxIoUMatcher(0.5, 0.5),
             sampler=recipe.box_sampler,
             coder=BoxCoder(BOX_STD),
+            truths_in_box_loss=recipe.truths_in_box_loss,
         ),
         num_classes=num_classes,
         detections=detections,

@@ -7,6 +7,9 @@ Two stages (Table 1):
 | "rank_sort"     | Rank & Sort, GIoU by value    | none        | 0.2             | 0.1, 0.1, 0.2, 0.2        |
 | "cross_entropy" | cross-entropy, smooth L1      | 256 and 512 | 1               | 1, 1, 1, 1                |
 
+The R-CNN head also trains on the objects' own boxes. With "rank_sort" they are ranked and have no box loss, unless
+`truths_in_box_loss` (as published) is set; with "cross_entropy" they have one, as is usual.
+
 One stage on anchors (Tables 2 and 9):
 
 | loss                | boxes weighted by | their factor | smoothing | anchors of a cell |
@@ -55,6 +58,7 @@ class TwoStageRecipe:
     rpn_std: tuple[float, float, float, float]
     rpn_sampler: BalancedPositiveNegativeSampler | None = None
     box_sampler: BalancedPositiveNegativeSampler | None = None
+    truths_in_box_loss: bool = True  # see `BoxHead`
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Switches:
     task_balance: TaskBalance | None = None
     self_balance_window: int | None = None
     centerness: bool | None = None
+    truths_in_box_loss: bool | None = None
 
     def __post_init__(self) -> None:
         if self.delta is not None:
@@ -109,7 +114,12 @@ def two_stage_recipe(loss: str, switches: Switches) -> TwoStageRecipe:
     if loss == "rank_sort":
         switches.refuse(loss, _NO_SWITCH, "self_balance_window", "centerness")
         # The weight and the deltas' scale of the RPN are not tuned here: they come from the paper and its code.
-        return TwoStageRecipe(switches.rank_sort(RPN_WEIGHT), switches.rank_sort(1.0), rpn_std=BOX_STD)
+        return TwoStageRecipe(
+            switches.rank_sort(RPN_WEIGHT),
+            switches.rank_sort(1.0),
+            rpn_std=BOX_STD,
+            truths_in_box_loss=bool(switches.truths_in_box_loss),
+        )
     if loss == "cross_entropy":
         switches.refuse(loss, "which neither ranks nor balances")
         return TwoStageRecipe(

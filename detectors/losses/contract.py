@@ -132,9 +132,9 @@ def head_losses(
     ranked = outputs.classification
     factors = {}
     for name, factor in balance.items():
-        empty = len(outputs.tasks[name].output) == 0  # the factor of a term without a positive means nothing
         key = "balance" if name == outputs.labelled_by else f"balance_{name}"
-        factors[key] = torch.full_like(factor, torch.nan) if empty else factor
+        # the factor of a term without a positive means nothing
+        factors[key] = factor.where(outputs.tasks[name].any_counted(), torch.nan)
     return HeadLosses(
         {name: weight * term for name, term in {**classification, **localisation}.items()},
         head_statistics(

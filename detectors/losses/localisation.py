@@ -86,7 +86,7 @@ class Localisation:
         terms, balance = {}, {}
         for name, task in outputs.tasks.items():
             if task.balanced:
-                mean = weighted_mean(task.errors, task.select(weights), self.shared)
+                mean = weighted_mean(task.errors, task.weights(weights), self.shared)
                 balance[name] = self._factor(mean, task, classification, outputs)
                 terms[name] = balance[name] * mean
             else:

@@ -73,6 +73,8 @@ class Alrp(DetectionLoss):
         boxes = outputs.tasks.get("bbox")
         if outputs.tasks.keys() != {"bbox"} or not isinstance(boxes, Boxes):
             raise ValueError(f"aLRP ranks box errors and no others, not those of {', '.join(outputs.tasks)}")
+        if boxes.counted is not None:
+            raise ValueError("aLRP ranks the box errors of all positives: Boxes.counted has to be None")
         loss = alrp(outputs.classification.logits, outputs.targets, boxes.errors, delta=self.delta)
         factor = self.balance.weight.clone()  # of this step; calling the balance may renew it
         self.balance(loss)

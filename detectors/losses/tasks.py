@@ -3,7 +3,8 @@
     P  positives of the batch    T  positives that have the task, P or fewer    h, w  cells of a mask
 
 A task holds the predictions of the positives and their truths in one order. `kept` says which positives have the task.
-It selects their weights too (`select`), so a weight cannot meet the error of another positive.
+It selects their weights too (`select`), so a weight cannot meet the error of another positive. `counted` says whose
+errors train: a box that another part made of its own ground truth labels the ranking, but has nothing to regress.
 """
 
 from abc import ABC, abstractmethod
@@ -24,11 +25,14 @@ class Task(ABC):
 
     Attributes:
         kept: (T,) int64, the positives that have this task, by their place among the P. None: all of them, in order.
+        counted: (T,) bool, whose errors count in the loss, its mean and its balance. None: all. The quality of the
+            others labels the ranking all the same.
         balanced: whether the task is weighted and balanced against the classification. Otherwise its term is the sum of
             its errors over the number of positives, as for an auxiliary head.
     """
 
     kept: Tensor | None = None
+    counted: Tensor | None = None
     balanced: ClassVar[bool] = True
 
     @property
@@ -53,6 +57,20 @@ class Task(ABC):
         """The values that belong to `errors`, (T, ...), from values of all positives."""
         return of_positives if self.kept is None else of_positives[self.kept]
 
+    def weights(
+        self,
+        of_positives: Tensor,  # (P,)
+    ) -> Tensor:
+        """The weights of `errors`, (T,), from weights of all positives: 0 where an error does not count."""
+        own = self.select(of_positives)
+        return own if self.counted is None else own.where(self.counted, 0)
+
+    def any_counted(self) -> Tensor:
+        """Whether any error counts, () bool, on the device of the outputs."""
+        if self.counted is None:
+            return torch.full((), len(self.output) > 0, device=self.output.device)
+        return self.counted.any()
+
 
 def _same_shape(task: Task, *names: str) -> None:
     """ValueError where tensors of a task differ in shape: broadcasting would hide it."""
@@ -70,9 +88,12 @@ class Boxes(Task):
     truths: Tensor  # (T, 4) float32 ground truth, in the frame of the references
     coder: BoxCoder
     kept: Tensor | None = None
+    counted: Tensor | None = None
 
     def __post_init__(self) -> None:
         _same_shape(self, "deltas", "references", "truths")
+        if self.counted is not None and self.counted.shape != self.deltas.shape[:1]:
+            raise ValueError(f"Boxes: counted has shape {tuple(self.counted.shape)} for {len(self.deltas)} boxes")
 
     @cached_property
     def predicted(self) -> Tensor:
@@ -94,7 +115,11 @@ class Boxes(Task):
     def smooth_l1(self, beta: float) -> Tensor:
         """() smooth L1 loss of the deltas, summed; `beta` is the |error| of a delta at which it turns linear."""
         targets = self.coder.encode_single(self.truths, self.references)
-        return F.smooth_l1_loss(self.deltas, targets, beta=beta, reduction="sum")
+        if self.counted is None:
+            return F.smooth_l1_loss(self.deltas, targets, beta=beta, reduction="sum")
+        return (
+            F.smooth_l1_loss(self.deltas, targets, beta=beta, reduction="none").sum(dim=1).where(self.counted, 0).sum()
+        )
 
 
 @dataclass(frozen=True, eq=False)

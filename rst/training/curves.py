@@ -23,6 +23,7 @@ from rst.training.records import METRICS_FILE, read_rows
 _CORRELATION = "Spearman's correlation of score and IoU, positives"
 _NEGATIVES = "Negatives per positive"
 _BALANCE = "Task balance: factor (lambda) of the box loss"
+_GRADIENTS = "Gradient norm, before clipping"
 _LOSSES, _LEARNING_RATE, _VALIDATION = "Losses", "Learning rate", "Validation (per cent)"
 _STATISTICS = ((_CORRELATION, "spearman_"), (_NEGATIVES, "negatives_per_positive_"), (_BALANCE, "balance_"))
 _METRICS = [f"val/{shape}{name}" for shape in ("", "segm_") for name in ("AP", "AP50", "AP75", "oLRP")]
@@ -118,6 +119,7 @@ def _panels(names: list[str], heads: dict[str, str]) -> list[tuple[str, list[str
         panels.append((title, [name for name in names if name.startswith(prefix) and name not in drawn]))
     metrics = [name for name in _METRICS if name in names]
     panels.insert(0, ("Total loss", [name for name in names if name == "loss"]))
+    panels.append((_GRADIENTS, [name for name in names if name.startswith("gradient_norm")]))
     panels += [(_LEARNING_RATE, [name for name in names if name == "lr"]), (_VALIDATION, metrics)]
     return [(title, of_panel) for title, of_panel in panels if of_panel]
 
@@ -154,7 +156,7 @@ def _draw_panel(
 
 
 def _limit(axis: Axes, title: str, shown: np.ndarray) -> None:
-    if title in (_NEGATIVES, _BALANCE):
+    if title in (_NEGATIVES, _BALANCE, _GRADIENTS):
         # An RPN has ten times as many negatives as a second stage. As long as the only positives of that stage are the
         # ground truth among its proposals, its box loss is almost 0 and the factor thousands of times its later value.
         axis.set_yscale("log")

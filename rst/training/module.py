@@ -9,6 +9,7 @@ import torch.distributed
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from rst.evaluation import evaluate_detections, to_coco_results
@@ -17,6 +18,7 @@ from rst.evaluation.truth import read_ground_truth
 from rst.training.callbacks import is_logging_step
 from rst.training.checkpoints import MODEL_RECORD, check_fits
 from rst.training.errors import ConfigError, NonFiniteError
+from rst.training.gradients import gradient_norms, norm_names
 from rst.training.monitors import PREFIXES
 from rst.training.resuming import apply_optimizer
 from rst.training.settings import OptimizerSettings, ScheduleSettings
@@ -34,8 +36,10 @@ class DetectionTraining(LightningModule):
         iou_types    what is validated, "bbox" and / or "segm"; ("bbox",) without it
 
     Every loss term and statistic is logged under its own name, the sum of the losses as "loss", the learning rate as
-    "lr", all as means over the processes (of a statistic: over the processes that have it). The COCO metrics of the
-    validation set (in [0, 1]) are logged as "val/AP", "val/AP50" and so on for boxes, as "val/segm_AP", ... for masks.
+    "lr", all as means over the processes (of a statistic: over the processes that have it). The norm of all gradients
+    before they are clipped is logged as "gradient_norm", that of a part of the model as "gradient_norm_NAME". The COCO
+    metrics of the validation set (in [0, 1]) are logged as "val/AP", "val/AP50" and so on for boxes, as "val/segm_AP",
+    ... for masks.
 
     The random numbers that a model draws in a training step (a sampler, dropout) depend on seed, step and process
     alone, so that a resumed run draws what the uninterrupted one would have drawn.
@@ -127,13 +131,19 @@ class DetectionTraining(LightningModule):
 
         terms, statistics = self._over_processes(losses | {"loss": total}, getattr(self.model, "statistics", {}))
         if not self.logged:
-            self.logged = [*terms, *statistics, "lr"]
+            self.logged = [*terms, *statistics, "lr", *norm_names(self.model)]
         if not all(map(math.isfinite, terms.values())):
             raise NonFiniteError(self._not_finite(terms, targets))
         if is_logging_step(self.trainer):
             logged = terms | statistics | {"lr": self._learning_rate()}
             self.log_dict(logged, on_step=True, on_epoch=False, batch_size=len(images))
         return total
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        # Here the gradients are accumulated, averaged over the processes and rid of a scaler's factor, and not clipped.
+        # They stay tensors: reading one here would wait for the backward pass.
+        if is_logging_step(self.trainer):
+            self.log_dict(gradient_norms(self.model), on_step=True, on_epoch=False, batch_size=1)
 
     def _over_processes(
         self, terms: dict[str, Tensor], statistics: dict[str, Tensor]

@@ -2,7 +2,7 @@
 
 RUN/heads.json                  names and titles of the model's heads, for curves and tables
 RUN/config.yaml                 the resolved configuration, written when the first batch has shown that it works
-RUN/metrics.csv                 every loss term of every step, learning rate, speed, memory; the validation's AP
+RUN/metrics.csv                 every loss term of every step, gradient norms, lr, speed, memory; the validation's AP
 RUN/tensorboard/                the same for TensorBoard
 RUN/checkpoints/last.ckpt       where --resume goes on: every `every_n_train_steps` and at each epoch's end
 RUN/checkpoints/best.ckpt       the highest AP on the validation set

@@ -6,6 +6,7 @@ import pytest
 import torch
 from detector_cases import Batch, Case, random_images, step, target
 from torch import Tensor
+from torchvision.ops import generalized_box_iou
 
 from rst.detectors import BackboneSettings, FasterRCNN, ProposalSettings, faster_rcnn
 from rst.detectors.assignment.scene import IGNORED, NEGATIVE
@@ -99,7 +100,8 @@ def test_cross_entropy_samples(batch: Batch):
     assert ((match != IGNORED).sum(1) == 256).all()
     samples = record(model.box_head, "sample")
     assert list(model(*batch)) == CROSS_ENTROPY
-    boxes, matches = samples[0]
+    boxes, matches, is_truth = samples[0]
+    assert len(is_truth) == len(matches)
     for match in matches.split([len(b) for b in boxes]):
         assert len(match) <= 512
         assert 0 < (match >= 0).sum() <= 128
@@ -110,10 +112,12 @@ def test_every_proposal_and_every_ground_truth_trains_in_the_head(batch: Batch):
     proposals, samples = record(model.rpn, "propose"), record(model.box_head, "sample")
     pooled = record(model.box_head.pool, "forward")
     model(*batch)
-    boxes, match = samples[0]
+    boxes, match, is_truth = samples[0]
     for kept, proposed, objects in zip(boxes, proposals[0], batch[1], strict=True):
         assert torch.equal(kept, torch.cat((proposed, objects["boxes"])))
     assert len(pooled[0]) == len(match)
+    own = torch.cat([torch.arange(len(b)) >= len(p) for b, p in zip(boxes, proposals[0], strict=True)])
+    assert torch.equal(is_truth, own)
     assert set(match.tolist()) == {NEGATIVE, 0, 1, 2}
     last = len(boxes[0])
     assert match[last - 2 : last].tolist() == [0, 1]  # a ground truth matches itself, counted through the batch
@@ -132,12 +136,60 @@ def test_detached_labels_and_weights_leave_boxes_to_the_box_loss(batch: Batch):
     assert torch.equal(predictor.fc_cls.weight.grad, before)
 
 
-@pytest.mark.parametrize("loss", ["rank_sort", "cross_entropy"])
-def test_no_positives_in_the_rpn_but_in_the_box_head(loss: str):
-    # Too small for any anchor to reach IoU 0.3; as a proposal of its own it is a positive of the box head.
-    values = step(build(loss), random_images((64, 64), (48, 80)), [target([20.0, 20, 24, 24]), target()])
+@pytest.mark.parametrize(
+    ("options", "localised"),
+    [
+        ({"loss": "rank_sort"}, False),
+        ({"loss": "rank_sort", "truths_in_box_loss": True}, True),
+        ({"loss": "rank_sort", "task_balance": "magnitude"}, False),
+        ({"loss": "rank_sort", "task_balance": 2.0}, False),
+        ({"loss": "cross_entropy"}, True),
+    ],
+    ids=str,
+)
+def test_no_positives_in_the_rpn_but_in_the_box_head(options: dict[str, Any], localised: bool):
+    # Too small for any anchor or proposal to reach IoU 0.3; as a RoI of its own it is a positive of the box head.
+    model = build(**options)
+    values = step(model, random_images((64, 64), (48, 80)), [target([20.0, 20, 24, 24]), target()])
     assert values["loss_rpn_bbox"] == 0
-    assert values["loss_roi_bbox"] > 0
+    assert (values["loss_roi_bbox"] > 0) == localised
+    assert values.get("loss_roi_rank", 1) > 0
+    assert model.statistics["positives_roi"] == 1
+    if not localised:
+        assert model.statistics["balance_roi"].isnan(), "it would be the ratio to a loss of nothing"
+        regression = model.box_head.predictor.fc_reg.weight.grad
+        assert regression is not None
+        assert not regression.any()
+
+
+def test_the_objects_own_boxes_are_ranked_and_not_regressed(batch: Batch):
+    """The box loss is the weighted mean over proposals alone, in float64 by hand; its balance is its ratio."""
+    model = build(proposals=ProposalSettings(1000, 1000))
+    given = record(model.box_head, "outputs")
+    losses = model(*batch)
+    boxes, ranked = given[0].tasks["bbox"], given[0].classification
+    own = (boxes.references == boxes.truths).all(dim=1)
+    assert (own.sum(), len(own) > 3) == (3, True)
+    assert model.statistics["positives_roi"] == len(own), "all are ranked"
+    assert torch.equal(boxes.counted, ~own)
+    weights = ranked.candidate_logits.double().sigmoid().amax(dim=1)[~own]
+    predicted = model.box_head.coder.decode_single(boxes.deltas.double(), boxes.references.double())
+    errors = 1 - generalized_box_iou(predicted, boxes.truths.double()).diagonal()[~own]
+    mean = (weights * errors).sum() / weights.sum()
+    expected = (losses["loss_roi_rank"] + losses["loss_roi_sort"]) / mean
+    assert model.statistics["balance_roi"].item() == pytest.approx(expected.item(), rel=1e-5)
+    published = build(proposals=ProposalSettings(1000, 1000), truths_in_box_loss=True)
+    published(*batch)
+    assert published.statistics["balance_roi"] > 1.1 * model.statistics["balance_roi"]
+
+
+def test_a_gradient_of_the_box_loss_for_proposals_alone(batch: Batch):
+    model = build(proposals=ProposalSettings(1000, 1000))
+    given = record(model.box_head, "outputs")
+    losses = model(*batch)
+    boxes = given[0].tasks["bbox"]
+    (gradient,) = torch.autograd.grad(losses["loss_roi_bbox"], boxes.deltas)
+    assert torch.equal(gradient.any(dim=1), boxes.counted)
 
 
 @pytest.mark.parametrize("loss", ["rank_sort", "cross_entropy"])
@@ -151,6 +203,7 @@ def test_no_proposals_at_all(loss: str):
     ("options", "words"),
     [
         ({"loss": "focal"}, "loss='focal' is not one of rank_sort, cross_entropy"),
+        ({"loss": "cross_entropy", "truths_in_box_loss": True}, "truths_in_box_loss=True does not go with"),
         ({"num_classes": 0}, "num_classes=0"),
         ({"backbone": BackboneSettings("alexnet")}, "backbone.name='alexnet'"),
     ],

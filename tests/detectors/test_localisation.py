@@ -15,7 +15,7 @@ from rst.detectors.losses.tasks import Centerness, centerness
 SCORES = torch.tensor([2.0, 0.0, 1.0]).sigmoid()  # the highest of each positive of `outputs`
 
 
-def outputs(**others: Task) -> HeadOutputs:
+def outputs(counted: Tensor | None = None, **others: Task) -> HeadOutputs:
     """Three positives among eight logits, whose boxes are more or less right."""
     return head_outputs(
         torch.tensor([[2.0, 0.5], [0.0, -1.0], [-2.0, 1.0], [0.3, 0.4]], requires_grad=True),
@@ -23,6 +23,7 @@ def outputs(**others: Task) -> HeadOutputs:
         [[0.0, 0, 10, 9], [4, 5, 15, 20], [20, 22, 40, 44]],
         deltas=torch.tensor([[0.5, 0, 0, 0], [0, 1, 0, 1], [1, 1, -1, 0]], requires_grad=True),
         references=torch.tensor([[0.0, 0, 10, 10], [5, 5, 15, 25], [20, 20, 40, 40]]),
+        counted=counted,
         **others,
     )
 
@@ -93,6 +94,55 @@ def test_a_task_of_some_positives_takes_their_weights_and_no_others(kept: list[i
     values = torch.arange(6.0).view(3, 2)
     assert torch.equal(masks.select(values), values[kept])
     assert boxes_of(given).select(values) is values
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "score"])
+@pytest.mark.parametrize("balance", ["value", "magnitude", 2.0])
+@pytest.mark.parametrize("counted", [[True, False, True], [False, True, False]], ids=str)
+def test_what_does_not_count_is_ranked_and_not_localised(counted: list[bool], balance: TaskBalance, weighting: str):
+    """As if its box were not there, but for its label; worked by hand."""
+    chosen = torch.tensor(counted)
+    every, given = outputs(), outputs(chosen)
+    loss = RankSort(localisation=Localisation(weighting, balance))  # pyright: ignore[reportArgumentType]
+    before, after = loss(every), loss(given)
+    for name in ("rank", "sort"):
+        assert torch.equal(after.terms[name], before.terms[name]), "labels and ranking are those of all"
+    weights = (SCORES if weighting == "score" else torch.ones(3)).double()[chosen]
+    mean = (weights * box_errors(given).detach().double()[chosen]).sum() / weights.sum()
+    factor = after.statistics["balance"]
+    assert after.terms["bbox"].item() == pytest.approx((factor * mean).item(), rel=1e-6)
+    if balance == "value":
+        expected = (after.terms["rank"] + after.terms["sort"]) / mean
+        assert factor.item() == pytest.approx(expected.item(), rel=1e-6)
+    after.terms["bbox"].backward()
+    gradient = boxes_of(given).deltas.grad
+    assert gradient is not None
+    assert torch.equal(gradient.any(dim=1), chosen)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("balance", ["value", "magnitude", 2.0])
+def test_a_batch_where_nothing_counts(balance: TaskBalance, shared: bool):
+    """No box loss, no factor, and no gradient but the ranking's: nothing is divided by 0."""
+    given = outputs(torch.zeros(3, dtype=torch.bool))
+    losses = RankSort(localisation=Localisation(balance=balance, shared=shared))(given)
+    assert losses.terms["bbox"].item() == 0
+    assert losses.terms["rank"].item() > 0
+    assert losses.statistics["balance"].isnan()
+    assert losses.statistics["positives"].item() == 3
+    torch.stack(list(losses.terms.values())).sum().backward()
+    deltas, logits = boxes_of(given).deltas.grad, given.classification.logits[0].grad
+    assert deltas is not None
+    assert logits is not None
+    assert not deltas.any()
+    assert logits.isfinite().all()
+    assert logits.any()
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_count_of_other_boxes_is_refused(size: int):
+    with pytest.raises(ValueError, match=rf"counted has shape \({size},\) for 3 boxes"):
+        outputs(torch.ones(size, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("balance", ["value", 3.0])

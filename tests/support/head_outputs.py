@@ -24,6 +24,7 @@ def head_outputs(
     ignore: Sequence[Tensor] | None = None,
     deltas: Tensor | None = None,
     references: Tensor | None = None,
+    counted: Tensor | None = None,
     labelled_by: str = "bbox",
     **others: Task,
 ) -> HeadOutputs:
@@ -36,6 +37,7 @@ def head_outputs(
         ignore: as in `Classification`.
         deltas: (P, 4); None: all zero, so that the predictions are the references.
         references: boxes (P, 4); None: all are `SQUARE`.
+        counted: as in `Boxes`.
         labelled_by: as in `HeadOutputs`.
         **others: further tasks by name.
     """
@@ -51,7 +53,7 @@ def head_outputs(
         boxes = torch.as_tensor(truths).reshape(-1, 4)
         deltas = torch.zeros(len(boxes), 4, requires_grad=True) if deltas is None else deltas
         references = torch.tensor(SQUARE).expand_as(boxes) if references is None else references
-        tasks["bbox"] = Boxes(deltas, references, boxes, CODER)
+        tasks["bbox"] = Boxes(deltas, references, boxes, CODER, counted=counted)
     return HeadOutputs(Classification(levels, ignore, index, candidates), tasks | others, labelled_by)
 
 

@@ -23,15 +23,25 @@ SWITCHES: list[dict[str, Any]] = [
     {"task_balance": "magnitude"},
     {"task_balance": 2.0},
 ]
+# Of the sorting recipes: as published, which was the only way when most values were stored.
+PUBLISHED: dict[str, dict[str, Any]] = {"faster_rcnn": {"truths_in_box_loss": True}, "atss": {}}
+MENDED = [Case("faster_rcnn", {"loss": "rank_sort", "truths_in_box_loss": False})]
 
 
 def cases() -> dict[str, Case]:
-    """Every detector under every loss, and under every switch of Rank & Sort, by name."""
+    """Every detector under every loss and every switch of Rank & Sort, as published, by name; then what is not."""
     switched = [Case(case.detector, case.options | switch) for case in CASES for switch in SWITCHES if case.sorts]
-    return {
-        " ".join([case.detector, *(f"{key}={value}" for key, value in case.options.items())]): case
-        for case in [*CASES, *switched]
+    named = {case_name(case): case for case in [*CASES, *switched]}
+    published = {
+        name: Case(case.detector, PUBLISHED[case.detector] | case.options) if case.sorts else case
+        for name, case in named.items()
     }
+    return published | {case_name(case): case for case in MENDED}
+
+
+def case_name(case: Case) -> str:
+    """Detector and options."""
+    return " ".join([case.detector, *(f"{key}={value}" for key, value in case.options.items())])
 
 
 def batches() -> Iterator[Batch]:
