@@ -64,15 +64,15 @@ class RankingLoss(Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator hides the name of ctx
         ctx: Any, *upstream: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        saved = list(ctx.saved_tensors)
-        levels = [saved.pop(0) for _ in ctx.shapes]
-        ignores = [saved.pop(0) if ignoring else None for ignoring in ctx.ignoring]
-        valid = saved.pop(0) if ctx.padded else None
-        index, quality, *saved = saved
+        saved = iter(ctx.saved_tensors)  # Dynamo of torch 2.11 cannot pop from it
+        levels = [next(saved) for _ in ctx.shapes]
+        ignores = [next(saved) if ignoring else None for ignoring in ctx.ignoring]
+        valid = next(saved) if ctx.padded else None
+        index, quality = next(saved), next(saved)
         ranking = Ranking(levels, index, quality, ignores, ctx.segments, valid)
         backend: Backend = ctx.backend
         with torch.autocast(index.device.type, enabled=False):
-            gradients, error_gradient = backend.backward(ranking, saved, ctx.kept, list(upstream), ctx.delta)
+            gradients, error_gradient = backend.backward(ranking, list(saved), ctx.kept, list(upstream), ctx.delta)
         if error_gradient is not None:
             error_gradient = error_gradient.to(ctx.error_dtype)
         shaped = [gradient.view(shape) for gradient, shape in zip(gradients, ctx.shapes, strict=True)]

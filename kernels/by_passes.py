@@ -110,17 +110,18 @@ class ByPasses:
     def backward(
         self, ranking: Ranking, saved: list[Tensor], kept: Kept, upstream: list[Tensor | None], delta: float
     ) -> tuple[list[Tensor], Tensor | None]:
-        positives, quality, poison, *tables = saved
-        segment = None if ranking.whole else tables.pop(0)
+        tables = iter(saved)  # Dynamo of torch 2.11 cannot pop from what was saved
+        positives, quality, poison = next(tables), next(tables), next(tables)
+        segment = None if ranking.whole else next(tables)
         group = kept.group
         parts = split_ranking(ranking, segment, group.own)
         own = torch.zeros(positives.shape, dtype=torch.float64, device=positives.device)
         weights, spread = torch.zeros_like(own), torch.zeros_like(own)
         sorts = False
         for gradient, (has_negative, has_positive) in zip(upstream, kept.tables, strict=False):
-            promotion = tables.pop(0)
-            negative_weight = tables.pop(0) if has_negative else None
-            positive_weight = tables.pop(0) if has_positive else None
+            promotion = next(tables)
+            negative_weight = next(tables) if has_negative else None
+            positive_weight = next(tables) if has_positive else None
             if gradient is None:
                 continue
             # data-parallel training averages gradients over the processes: the average is that of the whole ranking
@@ -137,7 +138,7 @@ class ByPasses:
         _place(flat, ranking, own[group.own])
         error_gradient = None
         if kept.charged and upstream[-1] is not None:
-            error_gradient = (tables.pop(0) * fill(parts, upstream[-1].double() * group.size, own))[group.own]
+            error_gradient = (next(tables) * fill(parts, upstream[-1].double() * group.size, own))[group.own]
         return list(flat.split([level.numel() for level in ranking.levels])), error_gradient
 
     def _pairs(self, parts: list[Part]) -> PairPasses:

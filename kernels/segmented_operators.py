@@ -204,7 +204,8 @@ class Segmented:
             values, positives, quality, poison, segment, tables = segmented_forward(
                 self.name, loss.name, *inputs, given, numbers, delta
             )
-            parts = [values[part].reshape(shape) for part in range(values.shape[0])]
+            # copies: of two views of one tensor, Dynamo of torch 2.11 gives both the gradient of one
+            parts = [values[part].reshape(shape).clone() for part in range(values.shape[0])]
             return parts, [positives, quality, poison, segment, *tables.unbind(0)], TABLES[loss.name]
         masses, poison, of_positives, segment = segmented_count(self.name, *inputs, numbers, delta)
         number = ranking.segments.number

@@ -225,7 +225,10 @@ class CompiledOnTriton:
         if loss.name is not None:
             own = None if errors is None else errors.detach()
             values, *buffers = triton_forward(self.algorithm, loss.name, *inputs, own, pieces, delta)
-            parts = [values[part].reshape(shape) for part in range(1 if loss.name == "average_precision" else 2)]
+            # copies, as in `segmented_operators.Segmented`
+            parts = [
+                values[part].reshape(shape).clone() for part in range(1 if loss.name == "average_precision" else 2)
+            ]
             sorts = loss.name == "rank_sort"
             return parts, [*buffers, *([] if own is None else [own])], (sorts, sorts, own is not None)
         masses, caller, segment, *buffers = triton_count(self.algorithm, *inputs, pieces, delta)

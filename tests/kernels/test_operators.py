@@ -28,8 +28,13 @@ from rst.kernels.segments import cut_levels
 
 pytestmark = every_backend
 
-OF_TORCH = pytest.mark.skipif(INTERPRETED, reason="operators of the torch backend, in another process")
-OF_TRITON = pytest.mark.skipif(not INTERPRETED, reason="operators of Triton, in another process")
+
+@pytest.fixture(autouse=True)
+def _own_operators(request: pytest.FixtureRequest, backend: str) -> None:
+    """Triton has operators of its own."""
+    if ("triton" in request.node.originalname) != backend.startswith("triton"):
+        pytest.skip(f"no operators of {backend}")
+
 
 # dtype, form of the ignored logits, P, R
 OPERATORS = [
@@ -49,7 +54,6 @@ CHECKS = [*SHAPES, *([] if INTERPRETED else ["test_autograd_registration"])]
 CHECKS += [] if INTERPRETED else ["test_aot_dispatch_dynamic"]
 
 
-@OF_TORCH
 @pytest.mark.parametrize(("dtype", "ignoring", "own_size", "size"), OPERATORS, ids=str)
 def test_operators_of_the_logits(backend, device, dtype, ignoring, own_size, size):
     """`opcheck`: schema, no aliases, and fake tensors with the shapes, dtypes and strides of real ones."""
@@ -67,7 +71,6 @@ def test_operators_of_the_logits(backend, device, dtype, ignoring, own_size, siz
     opcheck(scatter, (name, weights, positives, levels, ignores[ignoring], 0.5, poison), test_utils=CHECKS)
 
 
-@OF_TORCH
 @pytest.mark.parametrize(("dtype", "positives"), [(torch.float32, 0), (torch.float32, 11), (torch.float64, 1)], ids=str)
 def test_operators_of_the_positives(backend, device, dtype, positives):
     name = operator_backend(backend, dtype)
@@ -90,7 +93,6 @@ def call_of(dtype: torch.dtype, positives: int, device: str, *, segments: int | 
     return (levels, masks, index, quality, valid), error, cut.numbers()
 
 
-@OF_TORCH
 @pytest.mark.parametrize("loss", ["rank_sort", "average_precision", "alrp"])
 def test_operators_of_segments(backend, device, loss):
     inputs, error, numbers = call_of(torch.float32, 12, device, segments=4)
@@ -103,7 +105,6 @@ def test_operators_of_segments(backend, device, loss):
     opcheck(segmented_backward, (backend, *inputs, *rest), test_utils=SHAPES)
 
 
-@OF_TORCH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_operators_of_segments_around_own_scores(backend, device, dtype):
     inputs, error, numbers = call_of(dtype, 12, device, segments=4)
@@ -115,7 +116,6 @@ def test_operators_of_segments_around_own_scores(backend, device, dtype):
         opcheck(segmented_sums, (error, segment, 4), {"mean": mean}, test_utils=SHAPES)
 
 
-@OF_TRITON
 @pytest.mark.parametrize(("positives", "segments"), [(0, None), (12, 4)])
 @pytest.mark.parametrize("loss", ["rank_sort", "average_precision", "alrp"])
 def test_triton_operators(backend, device, loss, positives, segments):
@@ -130,7 +130,6 @@ def test_triton_operators(backend, device, loss, positives, segments):
     opcheck(triton_backward, (algorithm, *inputs, *rest), test_utils=CHECKS)
 
 
-@OF_TRITON
 def test_triton_operators_of_own_scores(backend, device):
     from rst.kernels.triton_operators import cells_of, triton_count, triton_pairs, triton_score
 
