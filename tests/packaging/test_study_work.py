@@ -17,7 +17,7 @@ from PIL import Image
 main = study_tool.load("__main__").main
 work = study_tool.load("work")
 figures = study_tool.load("figures")
-DRAW_CURVES, DRAW_SPREAD = figures.draw_curves, figures.draw_spread
+TRAIN, DRAW_CURVES, DRAW_SPREAD = work.TRAIN, figures.draw_curves, figures.draw_spread
 
 TWO = "config: CONFIG\nseeds: [0, 1]\nvariants:\n  good: {settings: {x: 1}}\n  bad: {settings: {do: %s}}\n"
 
@@ -163,3 +163,13 @@ def test_the_figures_show_every_group(tmp_path: Path, monkeypatch: pytest.Monkey
     assert study(tmp_path, "collapse", "--table") == 0
     for name in ("curves", "spread"):
         assert {(31, 119, 180), (255, 127, 14)} <= colours_in(tmp_path / "out" / f"{name}.png")
+
+
+def test_rst_comes_from_the_search_path_and_not_from_the_tree(tmp_path: Path):
+    for name in ("path", "tree"):
+        package = tmp_path / name / "rst" / "cli"
+        package.mkdir(parents=True)
+        (package / "main.py").write_text(f"import sys\nprint({name!r}, sys.argv[1:])\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "path")}
+    done = subprocess.run([*TRAIN, "--x"], cwd=tmp_path / "tree", env=environment, capture_output=True, text=True)
+    assert done.stdout == "path ['train', '--x']\n", done.stderr

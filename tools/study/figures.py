@@ -45,8 +45,8 @@ def draw_curves(groups: Mapping[str, Sequence[Result]], file: Path) -> None:
     figure.supylabel("AP (per cent)", fontsize=10)
     lines = [Line2D([], [], color=colour, lw=2.5, label=variant) for variant, colour in colours.items()]
     lines += [
-        Line2D([], [], color="grey", lw=0.8, label="one seed"),
-        Line2D([], [], color="grey", lw=2.5, label="mean"),
+        Line2D([], [], color="black", lw=0.8, label="one seed"),
+        Line2D([], [], color="black", lw=2.5, label="mean"),
     ]
     figure.legend(handles=lines, loc="outside upper center", ncols=3 * min(2, columns), fontsize=9, frameon=False)
     _save(figure, file)

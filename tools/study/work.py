@@ -16,7 +16,8 @@ from typing import IO
 from .plan import Run
 from .records import State, read_state, write_state
 
-TRAIN = (sys.executable, "-m", "rst.cli.main", "train")  # works where rst is on PYTHONPATH only
+# Works where rst is on PYTHONPATH only. -P: not this tree's rst/, which lacks the mapped rst.kernels and rst.detectors.
+TRAIN = (sys.executable, "-P", "-m", "rst.cli.main", "train")
 PATIENCE = 20.0  # seconds that an interrupted run has to end
 LOOKING = 0.2  # seconds between two looks at the processes
 
