@@ -96,8 +96,9 @@ def faster_rcnn(
 
     With `loss="rank_sort"` every anchor and every proposal trains, without a sampler; classifiers are sigmoids without
     a background; labels are the IoUs of the predicted boxes; the box loss is score-weighted GIoU at the value of the
-    ranking loss. With `loss="cross_entropy"` it is the usual detector: 256 anchors and 512 proposals sampled per image,
-    cross-entropy, smooth L1. All images of a call form one ranking: four per process are part of the published recipe.
+    ranking loss, over the positives that are not an object's own box. With `loss="cross_entropy"` it is the usual
+    detector: 256 anchors and 512 proposals sampled per image, cross-entropy, smooth L1. All images of a call form one
+    ranking: four per process are part of the published recipe.
 
     Args:
         num_classes: C, without background; labels are 0 to C - 1.

@@ -17,7 +17,8 @@ from torch import Tensor
 from .contract import HeadLosses, HeadOutputs, head_losses
 from .tasks import Centerness, Task
 
-# Below this sum of weights a weighted mean is divided by 1 instead (published code).
+# Below this sum weights have vanished. A weighted mean is then divided by 1 instead (published code), unless the
+# weights are scores of a ranking, see `vanished_weights`.
 WEIGHT_FLOOR = 1e-10
 # A localisation loss below float32's resolution of a GIoU is rounding; balancing must not magnify it.
 BALANCE_FLOOR = 1e-6
@@ -38,7 +39,8 @@ class Localisation:
 
     Args:
         weighting: what a positive counts in the mean: "uniform", 1; "score", its highest score over all classes (paper,
-            section 5.2); "centerness", how central its anchor is (ATSS with its auxiliary head).
+            section 5.2); "centerness", how central its anchor is (ATSS with its auxiliary head). A ranking does not see
+            a shift of all logits, so scores may vanish in float32; unless `shared`, their ratios then weigh on.
         balance: the factor lambda of each task (paper, section 5.2): "value" gives the task the value of the
             classification loss in each step; "magnitude" makes the L1 norms of the gradients with respect to
             the two outputs of the head equal; a number is the factor itself.
@@ -86,7 +88,10 @@ class Localisation:
         terms, balance = {}, {}
         for name, task in outputs.tasks.items():
             if task.balanced:
-                mean = weighted_mean(task.errors, task.weights(weights), self.shared)
+                own = task.weights(weights)
+                if self.weighting == "score" and not self.shared:
+                    own = torch.where(own.sum() < WEIGHT_FLOOR, vanished_weights(task, outputs), own)
+                mean = weighted_mean(task.errors, own, self.shared)
                 balance[name] = self._factor(mean, task, classification, outputs)
                 terms[name] = balance[name] * mean
             else:
@@ -131,6 +136,17 @@ def score_weights(
 ) -> Tensor:
     """(P,) float32: the highest sigmoid score of each positive over all classes; detached."""
     return candidate_logits.detach().float().sigmoid().amax(dim=1)
+
+
+def vanished_weights(task: Task, outputs: HeadOutputs) -> Tensor:
+    """(T,) float32: what `score_weights` tend to as all logits fall together, up to a factor: a softmax over positives.
+
+    Without it the mean of the errors would be 0 however large they are, and nothing would train the task any more.
+    """
+    highest = task.select(outputs.classification.candidate_logits.detach().float().amax(dim=1))
+    if task.counted is not None:
+        highest = highest.masked_fill(~task.counted, -torch.inf)
+    return highest.softmax(dim=0).nan_to_num(0)  # NaN where none counts
 
 
 def balance_factor(

@@ -68,7 +68,7 @@ class Task(ABC):
     def any_counted(self) -> Tensor:
         """Whether any error counts, () bool, on the device of the outputs."""
         if self.counted is None:
-            return torch.full((), len(self.output) > 0, device=self.output.device)
+            return torch.full((), len(self.output) > 0, dtype=torch.bool, device=self.output.device)
         return self.counted.any()
 
 

@@ -162,6 +162,20 @@ def test_no_positives_in_the_rpn_but_in_the_box_head(options: dict[str, Any], lo
         assert not regression.any()
 
 
+def test_proposals_that_overlap_nothing_leave_both_heads_a_signal(batch: Batch):
+    model = build()
+    with torch.no_grad():
+        model.rpn.head.bbox_pred.bias.copy_(torch.tensor([50.0, 0, 0, 0] * 3))  # five anchors to the right
+    values = step(model, *batch)
+    assert model.statistics["positives_roi"] == 3, "the objects' own boxes"
+    assert values["loss_roi_bbox"] == 0
+    for name in ("loss_rpn_rank", "loss_rpn_bbox", "loss_roi_rank"):
+        assert values[name] > 0.1, name
+    for layer in (model.rpn.head.cls_logits, model.rpn.head.bbox_pred, model.box_head.predictor.fc_cls):
+        assert layer.weight.grad is not None
+        assert layer.weight.grad.any()
+
+
 def test_the_objects_own_boxes_are_ranked_and_not_regressed(batch: Batch):
     """The box loss is the weighted mean over proposals alone, in float64 by hand; its balance is its ratio."""
     model = build(proposals=ProposalSettings(1000, 1000))

@@ -10,6 +10,7 @@ from torch import Tensor
 from rst.detectors import Boxes, HeadOutputs, Localisation, RankSort, Task
 from rst.detectors.geometry.boxes import paired_giou
 from rst.detectors.losses.localisation import TaskBalance, balance_factor, score_weights, weighted_mean
+from rst.detectors.losses.ranking import AveragePrecision
 from rst.detectors.losses.tasks import Centerness, centerness
 
 SCORES = torch.tensor([2.0, 0.0, 1.0]).sigmoid()  # the highest of each positive of `outputs`
@@ -137,6 +138,44 @@ def test_a_batch_where_nothing_counts(balance: TaskBalance, shared: bool):
     assert not deltas.any()
     assert logits.isfinite().all()
     assert logits.any()
+
+
+@pytest.mark.parametrize("counted", [None, [True, False, True], [False, False, False]], ids=str)
+@pytest.mark.parametrize("shift", [20.0, 24.0, 30.0, 200.0, 1e5])
+@pytest.mark.parametrize("kind", [RankSort, AveragePrecision])
+def test_scores_that_vanish_together_weigh_on(
+    kind: type[RankSort | AveragePrecision], shift: float, counted: list[bool] | None
+):
+    """A ranking does not see a shift of all logits; far down, the box loss does not either, and it does not stop."""
+    chosen = None if counted is None else torch.tensor(counted)
+    given = outputs(chosen)
+    (logits,) = given.classification.logits
+    low = [(logits.detach() - shift).requires_grad_()]
+    ranked = given.classification
+    moved = replace(ranked, logits=low, candidate_logits=ranked.candidate_logits - shift)
+    losses = kind()(replace(given, classification=moved))
+    own = torch.ones(3, dtype=torch.bool) if chosen is None else chosen
+    highest = moved.candidate_logits.amax(dim=1).double()[own]
+    weights = (highest - highest.max()).exp() if own.any() else highest  # what sigmoids tend to, up to a factor
+    mean = (weights * box_errors(given).detach().double()[own]).sum() / weights.sum()
+    losses.terms["bbox"].backward()
+    gradient = boxes_of(given).deltas.grad
+    assert gradient is not None
+    assert torch.equal(gradient.any(dim=1), own)
+    if own.any():
+        expected = losses.statistics["balance"] * mean
+        assert losses.terms["bbox"].item() == pytest.approx(expected.item(), rel=1e-5)
+        assert losses.statistics["balance"] < 10
+    else:
+        assert losses.terms["bbox"].item() == 0
+
+
+def test_shared_scores_that_vanish_count_as_little_as_they_are():
+    """Sums over processes need a common scale: a process of small scores weighs little, and alone it weighs nothing."""
+    given = outputs()
+    low = replace(given.classification, candidate_logits=given.classification.candidate_logits - 200)
+    localisation = Localisation("score", 2.0, shared=True)
+    assert localisation(replace(given, classification=low), torch.ones(())).terms["bbox"].item() == 0
 
 
 @pytest.mark.parametrize("size", [2, 4])
