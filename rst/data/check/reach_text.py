@@ -48,21 +48,22 @@ def warn_of_reach(reach: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _advise(head: dict[str, Any]) -> str:
+    """What is set, and what would serve."""
     remedy = head["remedy"]
-    now = {head["scale_key"]: head["scale"]} if head["scale_key"] else {}
+    now = {head["scale_key"]: head["scale"]} if head["scale"] else {}
     if remedy is None:
         none = "no other scale, further ratio or larger image alone serves them"
-        return f"{_settings(now)}{'; ' * bool(now)}{none if head['by'] == 'iou' else 'rst data show draws them'}"
-    share = _percent(remedy["none"])
-    if "" in remedy["settings"]:
-        scale = remedy["settings"][""]
-        return f"their scale is {head['scale']:g}; with {scale:g} {share} of these objects would have none"
-    given = " ".join(f"--{key} {_value(value)}" for key, value in remedy["settings"].items())
-    return f"{_settings(now | remedy['now'])}; with {given} {share} of these objects would have none"
+        return "; ".join([*_settings(now), none if head["by"] == "iou" else "rst data show draws their positives"])
+    given = " ".join(
+        f"--{key} {_value(value)}" if key else f"a scale of {_value(value)}"
+        for key, value in remedy["settings"].items()
+    )
+    set_now = ", ".join(_settings(now | remedy["now"]))
+    return f"{set_now}; with {given} {_percent(remedy['none'])} of these objects would have none"
 
 
-def _settings(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{key} is {_value(value)}" for key, value in settings.items())
+def _settings(settings: dict[str, Any]) -> list[str]:
+    return [f"{key or 'the scale of the anchors'} is {_value(value)}" for key, value in settings.items()]
 
 
 def _objects(reach: dict[str, Any]) -> str:

@@ -58,7 +58,7 @@ def judge(anchors: Any, seen: Seen, classes: int) -> Judgement:
 
 
 def remedy_by_iou(head: Any, seen: Seen, missed: np.ndarray, transforms: Any) -> Remedy | None:
-    """The scale, the further ratio or the larger images that help, whichever comes first; None: none of them does."""
+    """What helps first: another scale, a further ratio, or larger images at whatever scale; None: nothing does."""
     if not missed.any():
         return None
     seen = seen.at(draw(seen.labels, TRIED // len(np.unique(seen.labels))))
@@ -68,11 +68,16 @@ def remedy_by_iou(head: Any, seen: Seen, missed: np.ndarray, transforms: Any) ->
     def answer(settings: dict[str, Any], now: dict[str, Any], judged: Judgement) -> Remedy:
         return Remedy(settings, now, round(float(1 - np.average(judged.least[missed], weights=weights)), 4))
 
-    scale, key = anchors.scales[0], _model_key(head.scale_argument)
-    tried = {other: judge(anchors.changed(scale=other), seen, classes) for other in SCALES}
-    best = min(tried, key=lambda other: (*tried[other].cost, abs(np.log(other / scale))))
-    if tried[best].helps(before):
-        return answer({key: best}, {key: scale}, tried[best])
+    scale, scale_key = anchors.scales[0], _model_key(head.scale_argument)
+
+    def best_scale(seen: Seen) -> tuple[float, Judgement]:
+        tried = {other: judge(anchors.changed(scale=other), seen, classes) for other in {*SCALES, scale}}
+        best = min(tried, key=lambda other: (*tried[other].cost, abs(np.log(other / scale))))
+        return best, tried[best]
+
+    best, judged = best_scale(seen)
+    if judged.helps(before):
+        return answer({scale_key: best}, {scale_key: scale}, judged)
     without = missed[seen.labels] & (anchors.best_ious(seen.boxes, seen.sizes).numpy() < LEAST)
     if head.ratios_argument and without.any():
         width, height = (seen.boxes[without][:, 2:] - seen.boxes[without][:, :2]).unbind(1)
@@ -81,9 +86,11 @@ def remedy_by_iou(head: Any, seen: Seen, missed: np.ndarray, transforms: Any) ->
         if judged.helps(before):
             return answer({key: [*anchors.ratios, ratio]}, {key: list(anchors.ratios)}, judged)
     for factor in FACTORS if resizing(transforms) else ():
-        judged = judge(anchors, seen.enlarged(factor), classes)
+        best, judged = best_scale(seen.enlarged(factor))
         if judged.helps(before):
-            return answer(_image_size(transforms, factor), _image_size(transforms, 1), judged)
+            scales = ({scale_key: best}, {scale_key: scale}) if best != scale else ({}, {})
+            larger, now = ({**_image_size(transforms, of), **own} for of, own in zip((factor, 1), scales, strict=True))
+            return answer(larger, now, judged)
     return None
 
 
