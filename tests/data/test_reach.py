@@ -205,6 +205,18 @@ def test_other_detectors_count_or_are_left_out():
     assert measure_reach(detector(), transforms, objects_of({"a": (0.1, 0.1)})) is None, "nothing is left to learn"
 
 
+def test_a_few_objects_of_a_sample_are_no_reason_to_warn(monkeypatch):
+    monkeypatch.setattr("rst.data.check.reach.QUICK_SAMPLE", 8)
+    objects, transforms = objects_of({"speck": (2.0, 2.0)}, each=12), training_transforms((200,), 300)
+    found = measure_reach(atss(1, backbone=BACKBONE, head_channels=64), transforms, objects)
+    assert found is not None
+    (speck,) = found["heads"]["dense"]["classes"]
+    assert speck["objects"] == 8
+    assert speck["none"] > FEW
+    assert not speck["missed"]
+    assert warn_of_reach(found) == []
+
+
 def test_crops_and_expansions_are_those_of_the_transforms():
     objects = objects_of({"a": (30.0, 30.0)}, each=10)
     found = measure_reach(detector(), training_transforms((96,), 144, expand=4.0, iou_crop=True), objects)
@@ -228,8 +240,10 @@ def test_a_thousand_classes_are_a_few_lines():
 
 def test_large_sets_are_drawn_evenly_from_their_classes():
     labels = np.repeat([0, 1, 2], [1000, 3, 50])
-    rows = draw(labels, 20)
+    rows = draw(labels, 43)
     assert np.bincount(labels[rows]).tolist() == [20, 3, 20]
     assert (np.diff(rows) > 0).all()
-    assert (rows == draw(labels, 20)).all()
-    assert draw(labels, 0).size == 3, "at least one of each"
+    assert (rows == draw(labels, 43)).all()
+    assert np.bincount(labels[draw(labels, 200)]).tolist() == [147, 3, 50]
+    assert (draw(labels, 1053) == np.arange(1053)).all()
+    assert draw(labels, 1).size == 3, "at least one of each"

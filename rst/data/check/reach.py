@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from rst.data.check.positives import count_positives
-from rst.data.check.remedies import GOOD, LEAST, Remedy, judge, remedy_by_iou, remedy_by_positives
+from rst.data.check.remedies import FEW, GOOD, LEAST, Remedy, judge, remedy_by_iou, remedy_by_positives
 from rst.data.check.seen import Objects, Seen, resizing, seen_objects
 
 QUICK_SAMPLE = 50  # images on which positives are counted before a training
+ENOUGH = 10  # objects of a class in a sample of the images, from which its share is believed
 
 
 def measure_reach(
@@ -41,7 +42,8 @@ def measure_reach(
             iou_0.5, iou_0.3    with "iou": shares of the objects with an anchor of at least that IoU
             images          with "positives": on which they were counted
             none            share of the objects without an anchor of IoU 0.3, or without positives
-            classes         the same of each class with objects, with "label" and "name", most missed first
+            classes         the same of each class with objects, with "label", "name" and "missed", whether more than
+                            a quarter of its objects has none; the largest such share first
             remedy          see `rst.data.check.remedies.Remedy`; None: no class is missed, or no single setting helps
     """
     heads = model.anchor_heads() if hasattr(model, "anchor_heads") else {}
@@ -65,8 +67,15 @@ def measure_reach(
     counted_on = positives or {"heads": {}}
     for name, counted in counted_on["heads"].items():
         if name not in found:
-            classes = sorted(counted["classes"], key=lambda entry: (-entry["none"], -entry["objects"]))
-            remedy = remedy_by_positives(classes, count_larger(name), transforms) if blind else None
+            whole = counted_on["images"] == len(np.unique(objects.image))
+            believed = [whole or entry["objects"] >= ENOUGH for entry in counted["classes"]]
+            classes = [
+                entry | {"missed": sure and entry["none"] > FEW}
+                for sure, entry in zip(believed, counted["classes"], strict=True)
+            ]
+            classes.sort(key=lambda entry: (not entry["missed"], -entry["none"], -entry["objects"]))
+            missed = {entry["label"] for entry in classes if entry["missed"]}
+            remedy = remedy_by_positives(missed, count_larger(name), transforms) if blind else None
             found[name] = {
                 "title": counted["title"],
                 "by": "positives",
@@ -101,6 +110,7 @@ def _by_iou(head: Any, seen: Seen, objects: Objects, transforms: Any) -> dict[st
                 "name": objects.class_names[k],
                 "objects": int(count[k]),
                 **{key: round(float(of[k]), 4) for key, of in shares.items()},
+                "missed": bool(judged.missed[k]),
             }
             for k in most_missed
         ],

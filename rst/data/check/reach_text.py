@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from rst.data.check.remedies import FEW
-
 MOST_ROWS = 12  # classes with a row of their own; where there are more, as in LVIS,
 WORST_ROWS = 5  # so many that are missed most have one
 NAMED = 3  # classes named in a warning
@@ -28,7 +26,7 @@ def describe_reach(reach: dict[str, Any]) -> list[str]:
             shares = "".join(f"{_percent(entry[key]):>10}" for key in columns)
             lines.append(f"{INDENT}{shares}   {entry.get('name', 'all classes')}")
         if len(shown) < len(classes):
-            most = _percent(classes[len(shown)]["none"])
+            most = _percent(max(entry["none"] for entry in classes[len(shown) :]))
             lines.append(f"{INDENT}   {len(classes) - len(shown):,} more classes: none, at most {most}")
     return lines
 
@@ -37,7 +35,7 @@ def warn_of_reach(reach: dict[str, Any]) -> list[tuple[str, str]]:
     """For each head that misses classes: what it misses; and what is set, with what would serve."""
     said = []
     for head in reach["heads"].values():
-        missed = [entry for entry in head["classes"] if entry["none"] > FEW]
+        missed = [entry for entry in head["classes"] if entry["missed"]]
         if not missed:
             continue
         lack = "no anchor with an IoU of 0.3 or more" if head["by"] == "iou" else "no positives"

@@ -61,7 +61,7 @@ def remedy_by_iou(head: Any, seen: Seen, missed: np.ndarray, transforms: Any) ->
     """What helps first: another scale, a further ratio, or larger images at whatever scale; None: nothing does."""
     if not missed.any():
         return None
-    seen = seen.at(draw(seen.labels, TRIED // len(np.unique(seen.labels))))
+    seen = seen.at(draw(seen.labels, TRIED))
     anchors, classes = head.anchors, len(missed)
     before, weights = judge(anchors, seen, classes), np.bincount(seen.labels, minlength=classes)[missed]
 
@@ -95,19 +95,17 @@ def remedy_by_iou(head: Any, seen: Seen, missed: np.ndarray, transforms: Any) ->
 
 
 def remedy_by_positives(
-    classes: Sequence[dict[str, Any]], count: Callable[[Any], Sequence[dict[str, Any]]], transforms: Any
+    missed: set[int], count: Callable[[Any], Sequence[dict[str, Any]]], transforms: Any
 ) -> Remedy | None:
     """The least enlargement of the images that helps; `count` counts anew, per class, with other transforms."""
-    missed = {entry["label"] for entry in classes if entry["none"] > FEW}
     for factor in FACTORS if missed and resizing(transforms) else ():
         larger = deepcopy(transforms)
         resize = resizing(larger)
         assert resize is not None
         for name, value in _image_size(transforms, factor).items():
             setattr(resize, {"data.short_sides": "sides"}.get(name, "max_side"), value)
-        again = count(larger)
-        if sum(entry["none"] > FEW for entry in again) < len(missed):
-            own = [entry for entry in again if entry["label"] in missed]
+        own = [entry for entry in count(larger) if entry["label"] in missed]
+        if sum(entry["none"] > FEW for entry in own) < len(missed):
             share = np.average([entry["none"] for entry in own], weights=[entry["objects"] for entry in own])
             return Remedy(_image_size(transforms, factor), _image_size(transforms, 1), round(float(share), 4))
     return None

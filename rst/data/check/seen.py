@@ -16,7 +16,7 @@ from rst.coco.columns import Columns
 from rst.data.annotations import Annotations
 from rst.data.transforms import MIN_SIDE, IoUCrop, ResizeSquare
 
-LOOKED_AT = 200_000  # objects, at all sizes together, as far as classes have equally many
+LOOKED_AT = 1_000_000  # objects, at all sizes together: a second or two
 SAMPLE = 100  # images that go through transforms which do more to a box than to resize it
 
 
@@ -70,15 +70,14 @@ def resizing(transforms: Any) -> ResizeSquare | None:
 def seen_objects(objects: Objects, transforms: Callable[..., Any]) -> Seen:
     """The objects at every size to which the training resizes their image, without those that it leaves out then.
 
-    Where they are many, as many of each class are drawn. Where the transforms also crop or expand, the objects of a
-    sample of images go through them.
+    Where they are too many, the frequent classes are thinned out. Where the transforms also crop or expand, the objects
+    of a sample of images go through them.
     """
     resize = resizing(transforms)
     if resize is None:
         return _transformed(objects, transforms)
     sides = sorted(set(resize.sides))
-    present = max(len(np.unique(objects.labels)), 1)
-    rows = draw(objects.labels, LOOKED_AT // (len(sides) * present))
+    rows = draw(objects.labels, LOOKED_AT // len(sides))
     drawn, least = len(rows), max((step.min_size for step in _before(transforms, resize)), default=0.0)
     boxes = objects.boxes[rows]
     rows = rows[(boxes[:, 2:] - boxes[:, :2] >= least).all(1)]
@@ -94,11 +93,17 @@ def seen_objects(objects: Objects, transforms: Callable[..., Any]) -> Seen:
 
 
 def draw(labels: np.ndarray, most: int) -> np.ndarray:
-    """The positions of up to `most` (at least 1) labels of each class, ascending; the same for the same labels."""
+    """The positions of about `most` of the labels, ascending: all of the rare classes, equally many of the others."""
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    counts = np.sort(np.unique(labels, return_counts=True)[1])
+    # with the k rarest classes whole, this many of each other class fill up the rest
+    fair = (most - (counts.cumsum() - counts)) / np.arange(len(counts), 0, -1)
+    each = max(int(fair[counts > fair][0]), 1)
     shuffled = np.random.default_rng(0).permutation(len(labels))
     order = shuffled[np.argsort(labels[shuffled], kind="stable")]
     first = np.searchsorted(labels[order], labels[order])  # where the class of each begins
-    return np.sort(order[np.arange(len(order)) - first < max(most, 1)])
+    return np.sort(order[np.arange(len(order)) - first < each])
 
 
 def draw_images(image: np.ndarray, most: int) -> np.ndarray:
