@@ -13,7 +13,7 @@ from rst.data.check.reach_text import describe_reach, warn_of_reach
 from rst.data.check.remedies import FEW, GOOD, LEAST
 from rst.data.check.seen import Objects, draw, seen_objects
 from rst.data.transforms import training_transforms
-from rst.detectors import AnchorHead, Assigner, BackboneSettings, atss, faster_rcnn
+from rst.detectors import AnchorHead, Assigner, BackboneSettings, FasterRCNN, atss, faster_rcnn
 from rst.detectors.geometry.boxes import pairwise_iou
 
 BACKBONE = BackboneSettings("resnet18", fpn_channels=32)
@@ -200,9 +200,22 @@ def test_other_detectors_count_or_are_left_out():
 
     model = Counts(1)
     model.assigner = Looks()  # type: ignore[assignment]
-    assert not measure_reach(model, transforms, objects)
-    assert not measure_reach(torch.nn.Linear(1, 1), transforms, objects)
+    assert measure_reach(model, transforms, objects) is None
+    assert measure_reach(torch.nn.Linear(1, 1), transforms, objects) is None
     assert measure_reach(detector(), transforms, objects_of({"a": (0.1, 0.1)})) is None, "nothing is left to learn"
+
+
+def test_a_scale_whose_argument_is_unknown_is_named_as_such():
+    class Anonymous(FasterRCNN):
+        def anchor_heads(self):
+            return {"rpn": AnchorHead(*super().anchor_heads()["rpn"][:3])}
+
+    model = detector(anchor_scale=24.0)
+    model.__class__ = Anonymous
+    found = measure_reach(model, training_transforms((200,), 300), objects_of({"a": (12.0, 12.0)}))
+    assert found is not None
+    ((_, advice),) = warn_of_reach(found)
+    assert advice.startswith("the scale of the anchors is 24; with a scale of 3 0.0 % of these objects")
 
 
 def test_a_few_objects_of_a_sample_are_no_reason_to_warn(monkeypatch):

@@ -47,6 +47,8 @@ def measure_reach(
             remedy          see `rst.data.check.remedies.Remedy`; None: no class is missed, or no single setting helps
     """
     heads = model.anchor_heads() if hasattr(model, "anchor_heads") else {}
+    if not heads and not hasattr(model, "positives"):
+        return None
     seen = seen_objects(objects, transforms)
     if not len(seen.labels):
         return None
@@ -85,8 +87,10 @@ def measure_reach(
                 "classes": classes,
                 "remedy": _as_dict(remedy),
             }
+    if not found:
+        return None
     resize = resizing(transforms)
-    return found and {
+    return {
         "short_sides": sorted(set(resize.sides)) if resize else None,
         "objects": len(objects.labels),
         "looked_at": seen.drawn,
