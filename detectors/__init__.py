@@ -3,7 +3,7 @@
 Contract: in training `model(images, targets)` returns a dict of scalars, each key starting with "loss_", whose sum is
 the objective; in evaluation `model(images)` returns a list of {"boxes", "labels", "scores"}, and "masks" where it
 detects masks. `Detector.forward` has the details. A model may also have what `Detector` has: `heads`, `iou_types`,
-`statistics`, `positives` and `as_seen`; the toolkit uses what is there.
+`statistics`, `positives`, `anchor_heads` and `as_seen`; the toolkit uses what is there.
 
 The first names below make a detector. The others are the parts to build one of your own: see CONTRIBUTING.md.
 """

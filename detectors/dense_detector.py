@@ -50,6 +50,7 @@ class DenseDetector(Detector):
     """
 
     heads: ClassVar[Mapping[str, str]] = {"dense": "dense head"}
+    scale_argument: ClassVar[str] = "octave_base_scale"  # see `AnchorHead`
 
     def __init__(
         self,
@@ -81,7 +82,10 @@ class DenseDetector(Detector):
         return {"dense": self.loss(self.outputs(outputs, scene))}
 
     def anchor_heads(self) -> Mapping[str, AnchorHead]:
-        return {"dense": AnchorHead(self.anchors, self.assigner, lambda maps: Predictions(*self.head(maps)[:2]))}
+        head = AnchorHead(
+            self.anchors, self.assigner, lambda maps: Predictions(*self.head(maps)[:2]), self.scale_argument
+        )
+        return {"dense": head}
 
     def outputs(self, predicted: DenseOutputs, scene: Scene) -> HeadOutputs:
         """Predictions beside their truths, boxes in pixels; of the maps only the positives' places are read."""

@@ -30,11 +30,13 @@ class Positives(NamedTuple):
 
 
 class AnchorHead(NamedTuple):
-    """A head that assigns anchors, as `Detector.positives` needs it."""
+    """A head that assigns anchors, as `Detector.positives` and the check of a data set need it."""
 
     anchors: AnchorGenerator
     assigner: Assigner
     predict: Callable[[Sequence[Tensor]], Predictions]  # from the levels of the pyramid
+    scale_argument: str = ""  # of the detector's function, which sets the first of the anchors' scales
+    ratios_argument: str = ""  # likewise their ratios
 
 
 class Detector(nn.Module, ABC):
@@ -136,12 +138,12 @@ class Detector(nn.Module, ABC):
         solid = [has_area(target["boxes"]) for target in targets]
         as_given = torch.cat([of_image.nonzero().squeeze(1) for of_image in solid])
         pyramid, found = self.backbone.pyramid, {}
-        for name, (anchors, assigner, predict) in self.anchor_heads().items():
+        for name, head in self.anchor_heads().items():
             predictions = None
-            if assigner.uses_predictions:
-                predictions = predict(list(self.backbone(self.transform(images).pixels).values()))
-            scene = anchors.scene(pyramid.sizes(padded_size), sizes, padded_size, truth)
-            match = assigner(scene, predictions)
+            if head.assigner.uses_predictions:
+                predictions = head.predict(list(self.backbone(self.transform(images).pixels).values()))
+            scene = head.anchors.scene(pyramid.sizes(padded_size), sizes, padded_size, truth)
+            match = head.assigner(scene, predictions)
             image, anchor = (match >= 0).nonzero(as_tuple=True)
             level = scene.layout.level_of(anchor) + pyramid.finest
             found[name] = Positives(image, scene.anchors[anchor], as_given[match[image, anchor]], level)

@@ -73,7 +73,7 @@ class FasterRCNN(Detector):
         return self.box_head.detect(self.box_head(features, proposals), proposals, batch.sizes, self.detections)
 
     def anchor_heads(self) -> Mapping[str, AnchorHead]:
-        return {"rpn": AnchorHead(self.rpn.anchors, self.rpn.assigner, self.rpn)}
+        return {"rpn": AnchorHead(self.rpn.anchors, self.rpn.assigner, self.rpn, "anchor_scale", "anchor_ratios")}
 
 
 def faster_rcnn(

@@ -1,6 +1,6 @@
 """Anchors of a feature pyramid, and which of them lie in the padding of an image.
 
-    n  images    A  anchors per cell    H, W  cells of a level    N  anchors of an image, all levels
+    n  images    A  anchors per cell    H, W  cells of a level    N  anchors of an image, all levels    K  boxes
 
 The order inside a level is (anchor of the cell, y, x): that of a convolution's output, so logits are never permuted.
 """
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..geometry.boxes import paired_iou
 from ..geometry.ground_truth import NO_TRUTH, GroundTruth
-from ..geometry.layout import MapLayout, padded_sizes
+from ..geometry.layout import PADDING, MapLayout, padded_sizes
 from .scene import Scene
 
 
@@ -30,7 +31,7 @@ class AnchorGenerator(nn.Module):
 
     def __init__(self, strides: Sequence[int], scales: Sequence[float], ratios: Sequence[float]) -> None:
         super().__init__()
-        self.strides = tuple(strides)
+        self.strides, self.scales, self.ratios = tuple(strides), tuple(scales), tuple(ratios)
         self.per_cell = len(scales) * len(ratios)  # A
         for level, stride in enumerate(self.strides):
             cell = cell_anchors([stride * scale for scale in scales], ratios)
@@ -86,6 +87,33 @@ class AnchorGenerator(nn.Module):
             cells = (below[:, :, None] | right[:, None, :])[:, None]  # (n, 1, H, W)
             levels.append(cells.expand(-1, self.per_cell, -1, -1).flatten(1))
         return torch.cat(levels, dim=1)
+
+    def changed(self, scale: float | None = None, ratio: float | None = None) -> "AnchorGenerator":
+        """The anchors with `scale` as the first of the scales, the others in proportion, or with one more ratio."""
+        factor = 1.0 if scale is None else scale / self.scales[0]
+        ratios = self.ratios if ratio is None else (*self.ratios, ratio)
+        return AnchorGenerator(self.strides, [factor * old for old in self.scales], ratios)
+
+    def best_ious(
+        self,
+        boxes: Tensor,  # (K, 4) float32 XYXY pixels
+        image_sizes: Tensor,  # (K, 2) int64: height and width of the image of each box, pixels
+    ) -> Tensor:
+        """(K,) float32: the highest IoU of each box with an anchor that takes part in the training of its image.
+
+        From geometry alone. The anchors of one shape on one level are a lattice, and along an axis the overlap with a
+        box falls with the distance of the centres: of each lattice only the anchor nearest to the box is looked at.
+        """
+        padded = -(-image_sizes // PADDING) * PADDING
+        centre = 0.5 * (boxes[:, :2] + boxes[:, 2:])
+        best = boxes.new_zeros(len(boxes))
+        for stride, cells in zip(self.strides, self.cells, strict=True):
+            last = -(-padded // stride) - 1  # (K, 2): row and column
+            cell = (centre / stride).round().long().clamp(min=0).minimum(last.flip(1))  # (K, 2): column and row
+            nearest = (cell * stride).float().repeat(1, 2)  # (K, 4)
+            for anchor in cells.to(boxes.device):
+                best = torch.maximum(best, paired_iou(anchor + nearest, boxes))
+        return best
 
 
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> list[list[float]]:

@@ -67,6 +67,10 @@ class MaxIoUAssigner(Assigner):
     def __init__(self, matcher: Matcher) -> None:
         self.matcher = matcher
 
+    @property
+    def by_iou(self) -> bool:
+        return True
+
     def match(self, scene: Scene, predictions: Predictions | None) -> Tensor:
         truths = list(scene.truth.boxes)
         return torch.stack(match_batch(self.matcher, [scene.anchors] * len(truths), truths))

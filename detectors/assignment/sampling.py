@@ -30,5 +30,9 @@ class SampledAssigner(Assigner):
     def __init__(self, assigner: Assigner, sampler: BalancedPositiveNegativeSampler) -> None:
         self.assigner, self.sampler = assigner, sampler
 
+    @property
+    def by_iou(self) -> bool:
+        return self.assigner.by_iou
+
     def match(self, scene: Scene, predictions: Predictions | None) -> Tensor:
         return torch.stack(subsample(self.sampler, list(self.assigner(scene, predictions))))

@@ -49,6 +49,11 @@ class Assigner(ABC):
 
     uses_predictions: ClassVar[bool] = False  # whether `match` needs the predictions of the step
 
+    @property
+    def by_iou(self) -> bool:
+        """Whether the IoU with its best anchor tells if an object can have positives."""
+        return False
+
     def __call__(self, scene: Scene, predictions: Predictions | None = None) -> Tensor:
         """The match of each anchor of each image, (n, N) int64; anchors in the padding are IGNORED."""
         match = self.match(scene, predictions)

@@ -18,7 +18,8 @@ are none, also with warnings; 2 for a mistake in the arguments.
              image; no object to learn from; with --masks also missing and malformed masks, and masks without area
   warnings   box beyond the border (it is clipped), mask and box that disagree, mask without pixels, area larger than
              the box, an object, image or class name that occurs twice, contradictory LVIS lists, crowds, annotation
-             id 0, images that EXIF says to turn, if they are not turned or their size fits both ways
+             id 0, images that EXIF says to turn, if they are not turned or their size fits both ways; with --config
+             also classes of which more than a quarter of the objects has no anchor, or no positives
 
 examples:
   rst data check data/coco/annotations/instances_val2017.json data/coco/val2017 --output check.json
@@ -90,13 +91,13 @@ def main(argv: list[str]) -> int:
         help="decode each image whole: finds truncated files, takes minutes on a large set",
     )
     images.add_argument("--no-headers", action="store_true", help="do not even look at the sizes of the images")
-    positives = parser.add_argument_group("positives per pyramid level")
+    positives = parser.add_argument_group("positives and anchors")
     positives.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help="the experiment; its detector counts its positives on a sample of the images, at the training's size; "
-        "overrides follow as --KEY VALUE",
+        help="the experiment; at the training's size its detector counts its positives on a sample of the images, and "
+        "the objects of each class that its anchors reach; overrides follow as --KEY VALUE",
     )
     if wants_help(parser, argv):
         return 2

@@ -146,6 +146,7 @@ def _train(options: argparse.Namespace, arguments: list[str]) -> int:
     from lightning.pytorch import seed_everything
 
     from rst.cli.config import instantiate, trainer_options, without_pretraining
+    from rst.cli.reach import say_reach
     from rst.evaluation import format_table
     from rst.evaluation.report import SHAPES
     from rst.training import DetectionTraining, build_trainer
@@ -192,6 +193,8 @@ def _train(options: argparse.Namespace, arguments: list[str]) -> int:
         settings.data.val_annotations,
         validates=validates,
     )
+    if not resumed and _is_first_process():
+        say_reach(built.model, built.data)
     checkpoints = replace(built.checkpoints, monitor=built.checkpoints.monitor or module.main_metric)
     heads = getattr(built.model, "heads", {})
     record = RunRecord(folder, start.config, heads, start.first_step, start.greeting)

@@ -13,6 +13,7 @@ IoU with all boxes.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -100,6 +101,10 @@ class ResizeSquare(v2.Transform):
             raise ValueError(f"short_sides must be a non-empty list of positive pixel counts, got {list(sides)}")
         self.sides = list(sides)
 
+    def resized(self, sizes: np.ndarray, side: int) -> np.ndarray:
+        """(N, 2) int64, height and width to which images of `sizes` (N, 2) are resized when `side` is drawn."""
+        return np.full_like(sizes, side, np.int64)
+
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         # one draw whatever the length of the list: later draws then do not depend on it
         side = self.sides[int(torch.randint(len(self.sides), ()))]
@@ -120,6 +125,10 @@ class ResizeShortSide(ResizeSquare):
         if max_side < max(short_sides):
             raise ValueError(f"max_side must not be below the largest short side {max(short_sides)}, got {max_side}")
         self.max_side = max_side
+
+    def resized(self, sizes: np.ndarray, side: int) -> np.ndarray:
+        scale = np.minimum(side / sizes.min(1), self.max_side / sizes.max(1))  # as `rst.data.images.resized`
+        return np.maximum(1, np.floor(sizes * scale[:, None] + 0.5)).astype(np.int64)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         short_side, _ = super().make_params(flat_inputs)["size"]

@@ -7,6 +7,7 @@ import torch
 
 from rst.detectors.assignment.anchors import AnchorGenerator
 from rst.detectors.features.pyramids import P2_TO_P6
+from rst.detectors.geometry.boxes import pairwise_iou
 from rst.detectors.geometry.ground_truth import GroundTruth
 from rst.detectors.geometry.layout import MapLayout, padded_sizes
 
@@ -77,3 +78,49 @@ def test_outside_against_every_cell():
     assert scene.outside.tolist() == expected
     assert scene.extents == [(64, 160), (128, 64)]
     assert generator.scene(layout.sizes, sizes, padded).outside is None, "an evaluation needs none"
+
+
+@pytest.mark.parametrize(
+    ("scales", "ratios"),
+    [((8.0,), (0.5, 1.0, 2.0)), ((0.5,), (1.0,)), ((4.0, 5.04, 6.35), (1.0,)), ((30.0,), (0.1, 7.0))],
+)
+def test_the_best_iou_is_that_with_all_anchors(scales, ratios):
+    """Against the matrix with every anchor that takes part: of specks, of huge boxes, at the borders, beyond them."""
+    torch.manual_seed(1)
+    image_sizes = [(96, 96), (97, 260), (320, 33), (200, 200)]  # the batch pads the first three further
+    generator = AnchorGenerator(STRIDES, scales, ratios)
+    padded = (320, 288)
+    boxes, owners, expected = [], [], []
+    scene_sizes = P2_TO_P6.sizes(padded)
+    truth = GroundTruth([torch.zeros(0, 4)] * 4, [torch.zeros(0, dtype=torch.int64)] * 4)
+    scene = generator.scene(scene_sizes, image_sizes, padded, truth)
+    assert scene.outside is not None
+    for number, (height, width) in enumerate(image_sizes):
+        limit = torch.tensor([width, height] * 2, dtype=torch.float32)
+        centre, side = torch.rand(120, 2) * limit[:2], 10 ** (3 * torch.rand(120, 2) - 0.5)  # 0.3 to 300 pixels
+        own = torch.cat([centre - side / 2, centre + side / 2], 1)
+        own[:80] = own[:80].clamp(min=0).minimum(limit)  # the last 40 may reach beyond the image
+        own[:20] = own[:20].round()
+        corner = torch.tensor([0.0, 0, 8, 8])
+        whole = torch.tensor([0.0, 0, width, height])
+        own = torch.cat([own, corner[None], whole[None], (limit - corner.flip(0))[None], whole[None] + 2.0])
+        overlap = pairwise_iou(own, scene.anchors[~scene.outside[number]])
+        boxes.append(own)
+        owners.append(torch.tensor([[height, width]]).expand(len(own), 2))
+        expected.append(overlap.amax(1))
+    found = generator.best_ious(torch.cat(boxes), torch.cat(owners))
+    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-6, atol=1e-7)
+    assert float(found.min()) < 0.05
+    assert float(found.max()) > 0.5
+
+
+def test_anchors_of_another_scale_or_with_one_more_ratio():
+    generator = AnchorGenerator((4, 8), (4.0, 6.0), (0.5, 1.0))
+    torch.testing.assert_close(generator.changed(scale=8.0).cells[1], 2 * generator.cells[1])
+    more = generator.changed(ratio=4.0)
+    assert (more.scales, more.ratios, more.per_cell) == (generator.scales, (0.5, 1.0, 4.0), 6)
+    assert torch.equal(more.cells[0][:4], generator.cells[0])
+
+
+def test_no_box_has_no_iou():
+    assert AnchorGenerator((4,), (4.0,), (1.0,)).best_ious(torch.zeros(0, 4), torch.zeros(0, 2).long()).shape == (0,)

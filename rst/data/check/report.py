@@ -45,6 +45,7 @@ KINDS: dict[str, Literal["always", "boxes", "masks", "shapes", "never"]] = {
     "class name used twice": "never",
     "contradictory LVIS entry": "never",
     "no objects": "always",
+    "objects that no anchor reaches": "never",
     "crowds": "never",
     "marked to be ignored": "never",
     "annotation id 0": "never",

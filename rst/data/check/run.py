@@ -96,12 +96,7 @@ def check_annotations(
         )
         report.statistics = describe(columns, corners)
         if model is not None and transforms is not None:
-            from rst.data.check.positives import count_positives  # torch takes seconds to import
-
-            with track("positives", min(SAMPLE, report.statistics["images"]["with_objects"])) as advance:
-                report.statistics["positives"] = count_positives(
-                    model, transforms, columns, corners, advance, sample=SAMPLE
-                )
+            _check_anchors(model, transforms, columns, corners, report, track)
         report.notes += _notes(columns, report)
     return report
 
@@ -166,6 +161,25 @@ def _check_classes(columns: Columns, file: Path, report: Report) -> None:
             )
             text = f"category {category_id} {' but '.join(said)}"
             report.add(Fault("other classes", "category", category_id, text, there))
+
+
+def _check_anchors(
+    model: Any, transforms: Callable[..., Any], columns: Columns, corners: np.ndarray, report: Report, track: Track
+) -> None:
+    """How many positives the detector finds, and which objects its anchors miss."""
+    from rst.data.check.positives import count_positives  # torch takes seconds to import
+    from rst.data.check.reach import measure_reach
+    from rst.data.check.reach_text import warn_of_reach
+    from rst.data.check.seen import Objects
+
+    objects, statistics = Objects.of_columns(columns, corners), report.statistics
+    if hasattr(model, "positives"):
+        with track("positives", min(SAMPLE, statistics["images"]["with_objects"])) as advance:
+            statistics["positives"] = count_positives(model, transforms, objects, advance, sample=SAMPLE)
+    with track("anchors", 0):
+        statistics["anchors"] = measure_reach(model, transforms, objects, statistics.get("positives"))
+    for missed, advice in warn_of_reach(statistics["anchors"]) if statistics["anchors"] else ():
+        report.add(Fault("objects that no anchor reaches", "file", None, f"{missed}; {advice}"))
 
 
 def _notes(columns: Columns, report: Report) -> list[str]:

@@ -64,7 +64,12 @@ def _describe_statistics(statistics: dict[str, Any]) -> list[str]:
             f"{objects['most_in_an_image']}; side (root of the area): 5 % below {sides['5']:.0f}, half below "
             f"{sides['50']:.0f}, 95 % below {sides['95']:.0f} pixels"
         )
-    return [*lines, *_describe_classes(statistics["classes"]), *_describe_positives(statistics.get("positives"))]
+    lines += [*_describe_classes(statistics["classes"]), *_describe_positives(statistics.get("positives"))]
+    if not statistics.get("anchors"):
+        return lines
+    from rst.data.check.reach_text import describe_reach  # the detector is there, and so is torch
+
+    return [*lines, *describe_reach(statistics["anchors"])]
 
 
 def _describe_classes(classes: dict[str, Any]) -> list[str]:
