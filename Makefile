@@ -31,6 +31,10 @@ $(STAMP): pyproject.toml
 
 # ---- checks: `make test` runs all of them, goes on after a failure and fails at the end ----
 
+# The installation compiles no bytecode. What the tests import is compiled once, whatever the caller's environment says:
+# each of the dozens of processes that they start would compile torch and Lightning again, for nine seconds.
+test unit interpreter offline smoke: export PYTHONDONTWRITEBYTECODE :=
+
 # What needs one core runs beside the tests, which need two; its output is printed after theirs.
 BESIDE := format-check ruff-check pyright offline smoke
 CHECKS := unit interpreter
