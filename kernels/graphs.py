@@ -3,6 +3,7 @@
 P  positives, with padding      n  logits of one level
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,7 +62,10 @@ def graphed_loss(
 
     with torch.no_grad():
         result = loss(logits, targets)  # shows how the results are put together
-    replayed = torch.cuda.make_graphed_callables(unflattened, tuple(examples.values()))
+    with warnings.catch_warnings():
+        # make_graphed_callables warms up on one stream and captures on another, and warns of that itself
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
+        replayed = torch.cuda.make_graphed_callables(unflattened, tuple(examples.values()))
 
     def replay(logits: Logits, targets: SparseTargets) -> Any:
         given = _flatten(logits, targets)
