@@ -28,6 +28,7 @@ from .heads.decode import decode_boxes, take
 from .heads.dense_head import DenseHead, DenseOutputs
 from .losses.classifiers import Sigmoid
 from .losses.contract import Classification, DetectionLoss, HeadLosses, HeadOutputs
+from .losses.score_shift import ScoreShift
 from .losses.tasks import Boxes, Centerness, Task, centerness
 
 
@@ -44,6 +45,7 @@ class DenseDetector(Detector):
         num_classes: C.
         detections: which ones are returned.
         pre_nms: anchors kept per level before the suppression, by their highest score.
+        score_shift: of all logits before they become scores, for a loss that ranks; None: there is none.
 
     Raises:
         ValueError: for a loss that needs a background: the head has none.
@@ -64,6 +66,7 @@ class DenseDetector(Detector):
         num_classes: int,
         detections: DetectionSettings,
         pre_nms: int,
+        score_shift: ScoreShift | None = None,
     ) -> None:
         super().__init__(backbone, num_classes)
         if not isinstance(loss.classifier, Sigmoid):
@@ -75,11 +78,15 @@ class DenseDetector(Detector):
         self.coder = coder
         self.detections = detections
         self.pre_nms = pre_nms
+        self.score_shift = score_shift
 
     def losses(self, features: Mapping[str, Tensor], batch: Batch, truth: GroundTruth) -> dict[str, HeadLosses]:
         outputs: DenseOutputs = self.head(list(features.values()))
         scene = self.anchors.scene(self.map_sizes(batch), batch.sizes, batch.padded_size, truth)
-        return {"dense": self.loss(self.outputs(outputs, scene))}
+        found = self.outputs(outputs, scene)
+        if self.score_shift is not None:
+            self.score_shift.update(found.classification.positive_logits(), found.quality)
+        return {"dense": self.loss(found)}
 
     def anchor_heads(self) -> Mapping[str, AnchorHead]:
         head = AnchorHead(
@@ -123,6 +130,10 @@ class DenseDetector(Detector):
             for level, size in zip(ignored.split(layout.counts, dim=1), layout.sizes, strict=True)
         ]
 
+    def _scores(self, logits: Tensor) -> Tensor:
+        """Of logits (..., C), shifted."""
+        return self.loss.classifier.scores(logits if self.score_shift is None else self.score_shift(logits))
+
     def detect(self, features: Mapping[str, Tensor], batch: Batch) -> list[Detections]:
         """Of each level the best anchors, decoded; of all of them the detections of each image."""
         outputs: DenseOutputs = self.head(list(features.values()))
@@ -130,12 +141,12 @@ class DenseDetector(Detector):
         scores, boxes, factors = [], [], []
         for number, anchors in enumerate(self.anchors(layout).split(layout.counts)):
             logits = outputs.logits[number]
-            best = self.loss.classifier.scores(layout.by_anchor(logits).amax(2)).flatten(1)  # (n, A H W)
+            best = self._scores(layout.by_anchor(logits).amax(2)).flatten(1)  # (n, A H W)
             factor = torch.ones_like(best)
             if outputs.centerness is not None:
                 factor = outputs.centerness[number].float().sigmoid().flatten(1)
             chosen = (best * factor).topk(min(self.pre_nms, best.shape[1]), dim=1).indices  # (n, k)
-            scores.append(self.loss.classifier.scores(take(logits, chosen, layout)))
+            scores.append(self._scores(take(logits, chosen, layout)))
             boxes.append(decode_boxes(outputs.deltas[number], anchors, chosen, layout, self.coder))
             factors.append(factor.gather(1, chosen))
         per_image = zip(torch.cat(scores, 1), torch.cat(boxes, 1), torch.cat(factors, 1), batch.sizes, strict=True)

@@ -20,6 +20,8 @@ One stage on anchors (Tables 2 and 9):
 | "focal"             | 1                 | 2            | -         | 1                 |
 | "qfl"               | score             | 2            | -         | 1                 |
 
+Losses that rank leave all scores near their prior; `ScoreShift` lifts them, which changes no gradient and no ranking.
+
 With the auxiliary head boxes are weighted by centerness. The published code of the paper runs neither AP nor aLRP nor
 focal loss without that head on ATSS; for AP the box loss is from the authors' later code (bucketed losses, ECCV 2024).
 """
@@ -68,6 +70,7 @@ class DenseRecipe:
     loss: DetectionLoss
     octave_base_scale: float = 4.0  # side of the smallest anchor, in strides
     scales_per_octave: int = 3
+    score_shift: bool = True  # see `ScoreShift`
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Switches:
     self_balance_window: int | None = None
     centerness: bool | None = None
     truths_in_box_loss: bool | None = None
+    score_shift: bool | None = None
 
     def __post_init__(self) -> None:
         if self.delta is not None:
@@ -155,8 +159,9 @@ def _alrp(switches: Switches) -> DenseRecipe:
 def _pointwise(
     name: str, kind: Callable[[Localisation], DetectionLoss], row: Localisation, switches: Switches
 ) -> DenseRecipe:
-    switches.refuse(name, "which does not rank", "delta", "sorting_error", "self_balance_window")
-    return DenseRecipe(kind(switches.localisation(row)), octave_base_scale=8.0, scales_per_octave=1)
+    switches.refuse(name, "which does not rank", "delta", "sorting_error", "self_balance_window", "score_shift")
+    loss = kind(switches.localisation(row))
+    return DenseRecipe(loss, octave_base_scale=8.0, scales_per_octave=1, score_shift=False)
 
 
 def _focal(switches: Switches) -> DenseRecipe:
@@ -181,4 +186,5 @@ def dense_recipe(loss: str, switches: Switches) -> DenseRecipe:
     """The recipe of a dense detector; ValueError for an unknown loss, or a switch that the loss lacks."""
     if loss not in DENSE:
         raise ValueError(f"loss={loss!r} is not one of {', '.join(DENSE)}")
-    return DENSE[loss](switches)
+    recipe = DENSE[loss](switches)
+    return recipe if switches.score_shift is None else replace(recipe, score_shift=switches.score_shift)

@@ -23,8 +23,9 @@ SWITCHES: list[dict[str, Any]] = [
     {"task_balance": "magnitude"},
     {"task_balance": 2.0},
 ]
-# Of the sorting recipes: as published, which was the only way when most values were stored.
-PUBLISHED: dict[str, dict[str, Any]] = {"faster_rcnn": {"truths_in_box_loss": True}, "atss": {}}
+# Of the ranking recipes: as published, which was the only way when most values were stored.
+PUBLISHED: dict[str, dict[str, Any]] = {"faster_rcnn": {"truths_in_box_loss": True}, "atss": {"score_shift": False}}
+RANKING = {"rank_sort", "average_precision", "alrp"}
 MENDED = [Case("faster_rcnn", {"loss": "rank_sort", "truths_in_box_loss": False})]
 
 
@@ -33,7 +34,7 @@ def cases() -> dict[str, Case]:
     switched = [Case(case.detector, case.options | switch) for case in CASES for switch in SWITCHES if case.sorts]
     named = {case_name(case): case for case in [*CASES, *switched]}
     published = {
-        name: Case(case.detector, PUBLISHED[case.detector] | case.options) if case.sorts else case
+        name: Case(case.detector, PUBLISHED[case.detector] | case.options) if case.options["loss"] in RANKING else case
         for name, case in named.items()
     }
     return published | {case_name(case): case for case in MENDED}
