@@ -67,7 +67,7 @@ class Resources:
     """The resources of one program of a compiled kernel."""
 
     registers: int  # per thread (vector registers on AMD)
-    spilled: int  # bytes per thread, or vector registers on AMD
+    spilled: int  # vector registers on AMD; on NVIDIA the stack, where spilled registers lie
     stack: int  # bytes per thread that an instruction uses
     shared: int  # bytes per program
 
@@ -237,7 +237,7 @@ def compile_for(variant: Variant, target: GPUTarget) -> Resources:
     shared = compiled.metadata.shared
     if target.backend == "hip":
         return _read_amdgcn(compiled.asm["amdgcn"], shared)
-    return _assemble_ptx(compiled.asm["ptx"], target.arch, shared)
+    return _read_cubin(compiled.asm["cubin"], target.arch, shared)
 
 
 def intermediate_code(variant: Variant) -> str:
@@ -250,31 +250,22 @@ def ptx_code(variant: Variant) -> str:
     return triton.compile(variant.source(), target=TARGETS["cuda 90"], options=variant.options).asm["ptx"]
 
 
-def _assemble_ptx(ptx: str, arch: int, shared: int) -> Resources:
+def _read_cubin(cubin: bytes, arch: int, shared: int) -> Resources:
+    """Of the machine code that Triton made, with its options of the assembler."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.ptx"
-        path.write_text(ptx)
-        name = re.search(r"\.target (sm_\w+)", ptx)
-        assert name is not None, "PTX without a target"
-        command = [
-            get_ptxas(arch).path,
-            "-v",
-            f"--gpu-name={name[1]}",
-            str(path),
-            "-o",
-            str(path.with_suffix(".cubin")),
-        ]
-        report = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-        registers = re.search(r"Used (\d+) registers", report)
-        frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
-        assert registers is not None, report
-        assert frame is not None, report
-        stack = int(frame[1])
-        if stack:  # the assembler may set a frame aside that its code never touches
-            dump = [str(Path(get_ptxas(arch).path).with_name("cuobjdump")), "-sass", str(path.with_suffix(".cubin"))]
-            code = subprocess.run(dump, check=True, capture_output=True, text=True).stdout
-            stack = stack if LOCAL_MEMORY.search(code) else 0
-    return Resources(int(registers[1]), int(frame[2]) + int(frame[3]), stack, shared)
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        usage = re.search(r"REG:(\d+) STACK:(\d+) ", _cuobjdump("-res-usage", path, arch))
+        assert usage is not None, "cuobjdump names no registers"
+        registers, stack = int(usage[1]), int(usage[2])
+        if stack and not LOCAL_MEMORY.search(_cuobjdump("-sass", path, arch)):
+            stack = 0  # the assembler may set a frame aside that its code never touches
+    return Resources(registers, stack, stack, shared)
+
+
+def _cuobjdump(option: str, cubin: Path, arch: int) -> str:
+    command = [str(Path(get_ptxas(arch).path).with_name("cuobjdump")), option, str(cubin)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _read_amdgcn(text: str, shared: int) -> Resources:
