@@ -51,16 +51,18 @@ def sum_by_four(values, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def packed(count, offset):
-    """A count and a sum of offsets in one int64."""
-    return (count.to(tl.int64) << OFFSET_BITS) + offset
+def packed(wanted, offsets, widest, units, HARD: tl.constexpr):
+    """(BLOCK,) int64: count and offset of each wanted logit, 0 for the others."""
+    found = wanted.to(tl.int64) << OFFSET_BITS
+    if not HARD:
+        found += offset_units(tl.where(wanted, offsets, 0.0), widest, units)
+    return found
 
 
 @triton.jit
-def add_carried(table_ptr, interval, counts, offsets):
+def add_carried(table_ptr, interval, held):
     """Adds what a program holds for the interval that it carries along; interval 0 is none."""
-    held = packed(tl.sum(counts, 0), tl.sum(offsets, 0))
-    tl.atomic_add(table_ptr + interval, held, mask=interval > 0, sem="relaxed")
+    tl.atomic_add(table_ptr + interval, tl.sum(held, 0), mask=interval > 0, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["from_tile", "to_tile", "tables", "widest", "units", *SIZES])
@@ -96,12 +98,11 @@ def tally_kernel(
     threshold_ptr, cells_ptr, bounds_ptr, row, kinks_size, floor = enter_ranking(
         singles_ptr, ints_ptr, segment, positives_size, segments, HARD, CELLS
     )
-    # The interval that is carried along, at first none. Its `counts` and `offsets` are not in the table yet.
+    # The interval that is carried along, at first none. What is `held` of it is not in the table yet.
     table_ptr = own_table_ptr + row
     interval = tl.zeros((), tl.int32)
     left, right = tl.zeros((), tl.float32), tl.zeros((), tl.float32)
-    counts = tl.zeros((BLOCK // 4,), tl.int32)
-    offsets = tl.zeros((BLOCK // 4,), tl.int64)
+    held = tl.zeros((BLOCK // 4,), tl.int64)
     while tile < last_tile:
         if tile >= end_tile:
             logits_ptr, ignore_ptr, _, size, begin_tile, end_tile, entered = find_part(
@@ -109,7 +110,7 @@ def tally_kernel(
             )
             if CUT != 0:  # noqa: SIM102 - a constant: without segments there is no branch
                 if entered != segment:
-                    add_carried(table_ptr, interval, counts, offsets)
+                    add_carried(table_ptr, interval, held)
                     segment = entered
                     threshold_ptr, cells_ptr, bounds_ptr, row, kinks_size, floor = enter_ranking(
                         singles_ptr, ints_ptr, segment, positives_size, segments, HARD, CELLS
@@ -117,19 +118,16 @@ def tally_kernel(
                     table_ptr = own_table_ptr + row
                     interval = tl.zeros((), tl.int32)
                     left, right = tl.zeros((), tl.float32), tl.zeros((), tl.float32)
-                    counts = tl.zeros((BLOCK // 4,), tl.int32)
-                    offsets = tl.zeros((BLOCK // 4,), tl.int64)
+                    held = tl.zeros((BLOCK // 4,), tl.int64)
         begin = (tile - begin_tile).to(tl.int64) * BLOCK
         logits, counted = load_tile(logits_ptr, ignore_ptr, begin, size, IGNORE, BLOCK)
         carried = counted & (logits >= left) & (logits < right)
-        counts += sum_by_four(carried.to(tl.int32), BLOCK)
-        if not HARD:
-            offsets += sum_by_four(offset_units(tl.where(carried, logits - left, 0.0), widest, units), BLOCK)
+        held += sum_by_four(packed(carried, logits - left, widest, units, HARD), BLOCK)
         missing = counted & ~carried & ~(logits < floor)
         number = tl.sum(missing.to(tl.int32), 0)
         if number != 0:
             nan = tl.sum((missing & (logits != logits)).to(tl.int32), 0)
-            tl.atomic_add(table_ptr, packed(nan, 0), mask=nan != 0, sem="relaxed")
+            tl.atomic_add(table_ptr, nan.to(tl.int64) << OFFSET_BITS, mask=nan != 0, sem="relaxed")
             first, last, scale, lowest, highest, minus, plus = load_search_bounds(bounds_ptr)
             logits = replace_infinities(logits, lowest, highest, minus, plus)
             missing = missing & (logits == logits)
@@ -139,20 +137,16 @@ def tally_kernel(
                     logits, found, carried, threshold_ptr, kinks_size, lowest, highest
                 )
                 if chosen > 0:
-                    add_carried(table_ptr, interval, counts, offsets)
+                    add_carried(table_ptr, interval, held)
                     interval, left, right = chosen, start, end
                     gained = found == interval
-                    counts = sum_by_four(gained.to(tl.int32), BLOCK)
-                    if not HARD:
-                        offsets = sum_by_four(offset_units(tl.where(gained, logits - left, 0.0), widest, units), BLOCK)
+                    held = sum_by_four(packed(gained, logits - left, widest, units, HARD), BLOCK)
                     found = tl.where(gained, 0, found)
-            added = tl.full((BLOCK,), 1, tl.int64) << OFFSET_BITS
-            if not HARD:
-                starts = tl.load(threshold_ptr + found - 1, mask=found > 0, other=0.0)
-                added += offset_units(tl.where(found > 0, logits - starts, 0.0), widest, units)
+            starts = tl.load(threshold_ptr + found - 1, mask=found > 0, other=0.0)
+            added = packed(found > 0, logits - starts, widest, units, HARD)
             tl.atomic_add(table_ptr + found, added, mask=found > 0, sem="relaxed")
         tile += stride
-    add_carried(table_ptr, interval, counts, offsets)
+    add_carried(table_ptr, interval, held)
 
 
 @triton.jit(do_not_specialize=["tables", "rows", "again"])
