@@ -10,7 +10,7 @@ from .geometry.boxes import BoxCoder
 from .geometry.numbers import require_above_zero, require_count
 from .heads.dense_head import DenseHead
 from .losses.localisation import TaskBalance
-from .losses.score_shift import ScoreShift
+from .losses.score_scaling import ScoreScaling
 from .recipes import BOX_STD, DenseLoss, Switches, dense_recipe
 
 
@@ -25,7 +25,7 @@ def atss(
     score_weighting: bool | None = None,
     task_balance: TaskBalance | None = None,
     self_balance_window: int | None = None,
-    score_shift: bool | None = None,
+    score_scaling: bool | None = None,
     octave_base_scale: float | None = None,
     scales_per_octave: int | None = None,
     candidates_per_level: int = 9,
@@ -50,9 +50,9 @@ def atss(
         score_weighting: whether a positive counts in the box loss by its highest score, or like all others.
         task_balance: the factor of the box loss: "value", "magnitude" or a number, see `Localisation`.
         self_balance_window: training steps after which aLRP renews its balance; an epoch's (7330, COCO at 16 images).
-        score_shift: False leaves the scores where a ranking leaves them, near 0.01 in short trainings, as published; by
-            default a running shift makes the mean score of the positives their mean IoU (`ScoreShift`). Of losses that
-            rank; AP is the same, but for detections that the threshold hid.
+        score_scaling: False leaves the scores where a ranking leaves them, near 0.01 in short trainings, as published;
+            by default a running logistic scaling makes them guesses of the IoU (`ScoreScaling`). Of losses that rank;
+            AP is the same, but for detections that the threshold hid.
         octave_base_scale: side of a cell's smallest anchor, in strides (4 for ranking losses, 8 for the others).
         scales_per_octave: anchors of a cell, all square, each larger by that root of 2 (3, or 1).
         candidates_per_level: anchors of each level from which an object picks its positives.
@@ -81,7 +81,7 @@ def atss(
         task_balance,
         self_balance_window,
         centerness or None,
-        score_shift=score_shift,
+        score_scaling=score_scaling,
     )
     recipe, pyramid = dense_recipe(loss, switches), P3_TO_P7
     base = recipe.octave_base_scale if octave_base_scale is None else octave_base_scale
@@ -96,5 +96,5 @@ def atss(
         num_classes=num_classes,
         detections=detections,
         pre_nms=pre_nms,
-        score_shift=ScoreShift() if recipe.score_shift else None,
+        score_scaling=ScoreScaling() if recipe.score_scaling else None,
     )

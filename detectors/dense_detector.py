@@ -28,7 +28,7 @@ from .heads.decode import decode_boxes, take
 from .heads.dense_head import DenseHead, DenseOutputs
 from .losses.classifiers import Sigmoid
 from .losses.contract import Classification, DetectionLoss, HeadLosses, HeadOutputs
-from .losses.score_shift import ScoreShift
+from .losses.score_scaling import ScoreScaling
 from .losses.tasks import Boxes, Centerness, Task, centerness
 
 
@@ -45,7 +45,7 @@ class DenseDetector(Detector):
         num_classes: C.
         detections: which ones are returned.
         pre_nms: anchors kept per level before the suppression, by their highest score.
-        score_shift: of all logits before they become scores, for a loss that ranks; None: there is none.
+        score_scaling: of all logits before they become scores, for a loss that ranks; None: there is none.
 
     Raises:
         ValueError: for a loss that needs a background: the head has none.
@@ -66,7 +66,7 @@ class DenseDetector(Detector):
         num_classes: int,
         detections: DetectionSettings,
         pre_nms: int,
-        score_shift: ScoreShift | None = None,
+        score_scaling: ScoreScaling | None = None,
     ) -> None:
         super().__init__(backbone, num_classes)
         if not isinstance(loss.classifier, Sigmoid):
@@ -78,14 +78,14 @@ class DenseDetector(Detector):
         self.coder = coder
         self.detections = detections
         self.pre_nms = pre_nms
-        self.score_shift = score_shift
+        self.score_scaling = score_scaling
 
     def losses(self, features: Mapping[str, Tensor], batch: Batch, truth: GroundTruth) -> dict[str, HeadLosses]:
         outputs: DenseOutputs = self.head(list(features.values()))
         scene = self.anchors.scene(self.map_sizes(batch), batch.sizes, batch.padded_size, truth)
         found = self.outputs(outputs, scene)
-        if self.score_shift is not None:
-            self.score_shift.update(found.classification.positive_logits(), found.quality)
+        if self.score_scaling is not None:
+            self.score_scaling.update(found.classification, found.quality)
         return {"dense": self.loss(found)}
 
     def anchor_heads(self) -> Mapping[str, AnchorHead]:
@@ -131,8 +131,8 @@ class DenseDetector(Detector):
         ]
 
     def _scores(self, logits: Tensor) -> Tensor:
-        """Of logits (..., C), shifted."""
-        return self.loss.classifier.scores(logits if self.score_shift is None else self.score_shift(logits))
+        """Of logits (..., C), scaled."""
+        return self.loss.classifier.scores(logits if self.score_scaling is None else self.score_scaling(logits))
 
     def detect(self, features: Mapping[str, Tensor], batch: Batch) -> list[Detections]:
         """Of each level the best anchors, decoded; of all of them the detections of each image."""

@@ -20,7 +20,7 @@ One stage on anchors (Tables 2 and 9):
 | "focal"             | 1                 | 2            | -         | 1                 |
 | "qfl"               | score             | 2            | -         | 1                 |
 
-Losses that rank leave all scores near their prior; `ScoreShift` lifts them, which changes no gradient and no ranking.
+Losses that rank leave all scores near their prior; `ScoreScaling` scales them, which changes no gradient and no order.
 
 With the auxiliary head boxes are weighted by centerness. The published code of the paper runs neither AP nor aLRP nor
 focal loss without that head on ATSS; for AP the box loss is from the authors' later code (bucketed losses, ECCV 2024).
@@ -70,7 +70,7 @@ class DenseRecipe:
     loss: DetectionLoss
     octave_base_scale: float = 4.0  # side of the smallest anchor, in strides
     scales_per_octave: int = 3
-    score_shift: bool = True  # see `ScoreShift`
+    score_scaling: bool = True  # see `ScoreScaling`
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Switches:
     self_balance_window: int | None = None
     centerness: bool | None = None
     truths_in_box_loss: bool | None = None
-    score_shift: bool | None = None
+    score_scaling: bool | None = None
 
     def __post_init__(self) -> None:
         if self.delta is not None:
@@ -159,9 +159,9 @@ def _alrp(switches: Switches) -> DenseRecipe:
 def _pointwise(
     name: str, kind: Callable[[Localisation], DetectionLoss], row: Localisation, switches: Switches
 ) -> DenseRecipe:
-    switches.refuse(name, "which does not rank", "delta", "sorting_error", "self_balance_window", "score_shift")
+    switches.refuse(name, "which does not rank", "delta", "sorting_error", "self_balance_window", "score_scaling")
     loss = kind(switches.localisation(row))
-    return DenseRecipe(loss, octave_base_scale=8.0, scales_per_octave=1, score_shift=False)
+    return DenseRecipe(loss, octave_base_scale=8.0, scales_per_octave=1, score_scaling=False)
 
 
 def _focal(switches: Switches) -> DenseRecipe:
@@ -187,4 +187,4 @@ def dense_recipe(loss: str, switches: Switches) -> DenseRecipe:
     if loss not in DENSE:
         raise ValueError(f"loss={loss!r} is not one of {', '.join(DENSE)}")
     recipe = DENSE[loss](switches)
-    return recipe if switches.score_shift is None else replace(recipe, score_shift=switches.score_shift)
+    return recipe if switches.score_scaling is None else replace(recipe, score_scaling=switches.score_scaling)

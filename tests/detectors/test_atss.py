@@ -190,7 +190,7 @@ def test_a_loss_with_a_background_is_refused():
 
 def test_a_state_dict_has_the_same_names_under_every_loss_but_for_the_state_of_the_loss():
     names = [set(build(**row).state_dict()) for row in ROWS if "centerness" not in row]
-    of_loss = ("loss.", "score_shift.")
+    of_loss = ("loss.", "score_scaling.")
     assert len({frozenset(name for name in own if not name.startswith(of_loss)) for own in names}) == 1
     assert {name for own in names for name in own if name.startswith("loss.")} == {
         name for name in build(loss="alrp").state_dict() if name.startswith("loss.balance.")

@@ -24,7 +24,7 @@ SWITCHES: list[dict[str, Any]] = [
     {"task_balance": 2.0},
 ]
 # Of the ranking recipes: as published, which was the only way when most values were stored.
-PUBLISHED: dict[str, dict[str, Any]] = {"faster_rcnn": {"truths_in_box_loss": True}, "atss": {"score_shift": False}}
+PUBLISHED: dict[str, dict[str, Any]] = {"faster_rcnn": {"truths_in_box_loss": True}, "atss": {"score_scaling": False}}
 RANKING = {"rank_sort", "average_precision", "alrp"}
 MENDED = [Case("faster_rcnn", {"loss": "rank_sort", "truths_in_box_loss": False})]
 
