@@ -25,7 +25,7 @@ from .heads.roi_align import PyramidRoIAlign
 from .heads.rpn import ProposalSettings, RegionProposalNetwork
 from .losses.contract import HeadLosses
 from .losses.localisation import TaskBalance
-from .recipes import BOX_STD, Switches, TwoStageLoss, two_stage_recipe
+from .recipes import BOX_STD, Sampling, Switches, TwoStageLoss, two_stage_recipe
 
 POOL_SIZE = 7  # cells along the side of a pooled RoI
 POOLED_LEVELS = 4  # P2 to P5
@@ -86,6 +86,8 @@ def faster_rcnn(
     score_weighting: bool | None = None,
     task_balance: TaskBalance | None = None,
     truths_in_box_loss: bool | None = None,
+    rpn_sampling: Sampling | None = None,
+    roi_sampling: Sampling | None = None,
     head_channels: int = 1024,
     anchor_scale: float = 8.0,
     anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
@@ -97,8 +99,9 @@ def faster_rcnn(
     With `loss="rank_sort"` every anchor and every proposal trains, without a sampler; classifiers are sigmoids without
     a background; labels are the IoUs of the predicted boxes; the box loss is score-weighted GIoU at the value of the
     ranking loss, over the positives that are not an object's own box. With `loss="cross_entropy"` it is the usual
-    detector: 256 anchors and 512 proposals sampled per image, cross-entropy, smooth L1. All images of a call form one
-    ranking: four per process are part of the published recipe.
+    detector: 256 anchors and 512 proposals sampled per image, cross-entropy, smooth L1. With
+    `loss="cross_entropy_giou"` its box head has the GIoU loss of the decoded boxes instead, ten times. All images of a
+    call form one ranking: four per process are part of the published recipe.
 
     Args:
         num_classes: C, without background; labels are 0 to C - 1.
@@ -112,6 +115,10 @@ def faster_rcnn(
             9).
         truths_in_box_loss: True counts the objects' own boxes, which train among the proposals, in the box loss of the
             box head, as the published code does. False: they are ranked alone (False).
+        rpn_sampling: which anchors train the RPN: "random" draws 256 of an image, at most half of them positives; "all"
+            has no sampler ("all" with Rank & Sort, otherwise "random"; Table 10).
+        roi_sampling: which proposals train the box head: "random" draws 512 of an image, at most a quarter of them
+            positives; "all" as above.
         head_channels: width of the two hidden layers of the box head.
         anchor_scale: side of a square anchor, in strides (strides are 4, 8, 16, 32, 64 pixels).
         anchor_ratios: height / width of the anchors.
@@ -119,8 +126,8 @@ def faster_rcnn(
         detections: threshold, suppression and limit. The paper's configuration has a threshold of 0.40, for speed.
 
     Raises:
-        ValueError: for an unknown backbone or loss, a switch that the loss does not have, fewer than one class, or
-            weights that do not fit.
+        ValueError: for an unknown backbone, loss or sampling, a switch that the loss does not have, fewer than one
+            class, or weights that do not fit.
     """
     require_count("num_classes", num_classes)
     require_count("head_channels", head_channels)
@@ -129,7 +136,7 @@ def faster_rcnn(
     for ratio in anchor_ratios:
         require_above_zero("anchor_ratios", ratio)
     switches = Switches(delta, sorting_error, score_weighting, task_balance, truths_in_box_loss=truths_in_box_loss)
-    recipe, pyramid = two_stage_recipe(loss, switches), P2_TO_P6
+    recipe, pyramid = two_stage_recipe(loss, switches, rpn_sampling, roi_sampling), P2_TO_P6
     assigner = MaxIoUAssigner(MaxIoUMatcher(0.7, 0.3, low_quality=True, min_positive_iou=0.3))
     return FasterRCNN(
         pyramid_backbone(backbone, pyramid),

@@ -2,13 +2,17 @@
 
 Two stages (Table 1):
 
-| loss            | both heads                    | samplers    | RPN weighted by | scale of the RPN's deltas |
-|-----------------|-------------------------------|-------------|-----------------|---------------------------|
-| "rank_sort"     | Rank & Sort, GIoU by value    | none        | 0.2             | 0.1, 0.1, 0.2, 0.2        |
-| "cross_entropy" | cross-entropy, smooth L1      | 256 and 512 | 1               | 1, 1, 1, 1                |
+| loss                 | both heads                 | samplers    | RPN weighted by | scale of the RPN's deltas |
+|----------------------|----------------------------|-------------|-----------------|---------------------------|
+| "rank_sort"          | Rank & Sort, GIoU by value | none        | 0.2             | 0.1, 0.1, 0.2, 0.2        |
+| "cross_entropy"      | cross-entropy, smooth L1   | 256 and 512 | 1               | 1, 1, 1, 1                |
+| "cross_entropy_giou" | see below                  | 256 and 512 | 1               | 1, 1, 1, 1                |
+
+"cross_entropy_giou" is the table's row "GIoU": the R-CNN head has ten times the GIoU loss of the decoded boxes, the RPN
+has L1, both beside cross-entropy. The samplers may be switched with every loss (Table 10).
 
 The R-CNN head also trains on the objects' own boxes. With "rank_sort" they are ranked and have no box loss, unless
-`truths_in_box_loss` (as published) is set; with "cross_entropy" they have one, as is usual.
+`truths_in_box_loss` (as published) is set; with the others they have one, as is usual.
 
 One stage on anchors (Tables 2 and 9):
 
@@ -28,10 +32,10 @@ focal loss without that head on ATSS; for AP the box loss is from the authors' l
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler as Sampler
 
 from rst.kernels import average_precision
 
@@ -41,12 +45,17 @@ from .losses.localisation import Localisation, TaskBalance
 from .losses.pointwise import Focal, QualityFocal
 from .losses.ranking import Alrp, AveragePrecision, RankSort
 
-TwoStageLoss = Literal["rank_sort", "cross_entropy"]
+TwoStageLoss = Literal["rank_sort", "cross_entropy", "cross_entropy_giou"]
+Sampling = Literal["random", "all"]
 DenseLoss = Literal["rank_sort", "average_precision", "alrp", "focal", "qfl"]
 
 EPOCH = 7330  # training steps: COCO at 16 images
 RPN_WEIGHT = 0.20  # of all terms of an RPN that ranks (paper, section 5)
 BOX_STD = (0.1, 0.1, 0.2, 0.2)  # of every box branch trained by ranking
+# Of an image, and the share of positives among them: the usual random samples of both heads.
+RPN_SAMPLER = Sampler(256, 0.5)
+BOX_SAMPLER = Sampler(512, 0.25)
+GIOU_WEIGHT = 10.0  # of the GIoU loss beside cross-entropy
 _UNIFIED = "whose scores express the quality of a box without an auxiliary head"
 _NO_SWITCH = "which has no such switch"
 
@@ -58,8 +67,8 @@ class TwoStageRecipe:
     rpn_loss: DetectionLoss
     box_loss: DetectionLoss
     rpn_std: tuple[float, float, float, float]
-    rpn_sampler: BalancedPositiveNegativeSampler | None = None
-    box_sampler: BalancedPositiveNegativeSampler | None = None
+    rpn_sampler: Sampler | None = None
+    box_sampler: Sampler | None = None
     truths_in_box_loss: bool = True  # see `BoxHead`
 
 
@@ -113,27 +122,49 @@ class Switches:
                 raise ValueError(f"{name}={value!r} does not go with loss={loss!r}, {reason}")
 
 
-def two_stage_recipe(loss: str, switches: Switches) -> TwoStageRecipe:
-    """The recipe of a two-stage detector; ValueError for an unknown loss, or a switch that the loss lacks."""
+def two_stage_recipe(
+    loss: str, switches: Switches, rpn_sampling: Sampling | None = None, roi_sampling: Sampling | None = None
+) -> TwoStageRecipe:
+    """The recipe of a two-stage detector, with other samplers where they are given.
+
+    Raises:
+        ValueError: for an unknown loss or sampling, or a switch that the loss lacks.
+    """
     if loss == "rank_sort":
         switches.refuse(loss, _NO_SWITCH, "self_balance_window", "centerness")
         # The weight and the deltas' scale of the RPN are not tuned here: they come from the paper and its code.
-        return TwoStageRecipe(
+        recipe = TwoStageRecipe(
             switches.rank_sort(RPN_WEIGHT),
             switches.rank_sort(1.0),
             rpn_std=BOX_STD,
             truths_in_box_loss=bool(switches.truths_in_box_loss),
         )
-    if loss == "cross_entropy":
+    elif loss in ("cross_entropy", "cross_entropy_giou"):
         switches.refuse(loss, "which neither ranks nor balances")
-        return TwoStageRecipe(
-            BinaryCrossEntropy(),
-            SoftmaxCrossEntropy(),
+        giou = loss == "cross_entropy_giou"
+        recipe = TwoStageRecipe(
+            BinaryCrossEntropy(beta=0.0) if giou else BinaryCrossEntropy(),
+            SoftmaxCrossEntropy(giou=GIOU_WEIGHT) if giou else SoftmaxCrossEntropy(),
             rpn_std=(1.0, 1.0, 1.0, 1.0),
-            rpn_sampler=BalancedPositiveNegativeSampler(256, 0.5),
-            box_sampler=BalancedPositiveNegativeSampler(512, 0.25),
+            rpn_sampler=RPN_SAMPLER,
+            box_sampler=BOX_SAMPLER,
         )
-    raise ValueError(f"loss={loss!r} is not one of rank_sort, cross_entropy")
+    else:
+        raise ValueError(f"loss={loss!r} is not one of {', '.join(get_args(TwoStageLoss))}")
+    return replace(
+        recipe,
+        rpn_sampler=_sampler("rpn_sampling", rpn_sampling, RPN_SAMPLER, recipe.rpn_sampler),
+        box_sampler=_sampler("roi_sampling", roi_sampling, BOX_SAMPLER, recipe.box_sampler),
+    )
+
+
+def _sampler(name: str, sampling: str | None, random: Sampler, usual: Sampler | None) -> Sampler | None:
+    """The random sampler or none, as the argument `name` asks; where it is None, the usual one of the loss."""
+    if sampling is None:
+        return usual
+    if sampling not in get_args(Sampling):
+        raise ValueError(f"{name}={sampling!r} is not one of {', '.join(get_args(Sampling))}")
+    return random if sampling == "random" else None
 
 
 def _rank_sort(switches: Switches) -> DenseRecipe:

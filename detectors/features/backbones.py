@@ -1,4 +1,5 @@
-"""Backbones with a feature pyramid: ResNet and MobileNetV2 from torchvision, frozen and normalised as the recipes want.
+"""Backbones with a feature pyramid: ResNet, ResNeXt and MobileNetV2 from torchvision, frozen and normalised as the
+recipes want, with deformable convolutions where they are asked for.
 
     n  images    F  channels of a level
 
@@ -15,6 +16,7 @@ from torchvision import models
 from torchvision.models._utils import IntermediateLayerGetter
 
 from ..geometry.numbers import require_count
+from .deformable import deform_bottlenecks, is_of_offsets
 from .pyramids import FPN, P2_TO_P6, Pyramid, xavier_fpn
 from .weights import load_weights
 
@@ -26,17 +28,20 @@ class BackboneSettings:
     """The backbone and its feature pyramid.
 
     Args:
-        name: resnet18, resnet34, resnet50, resnet101 or mobilenet_v2.
+        name: resnet18, resnet34, resnet50, resnet101, resnext101_64x4d or mobilenet_v2.
         weights: a file that holds a state dict, the name of one of torchvision's weights ("IMAGENET1K_V2"), or None for
             random weights. See `rst.detectors.features.weights.load_weights`.
         frozen_stages: stages that do not train: 1 is the stem and stage 1, 0 the stem, -1 none.
         fpn_channels: channels of every level of the pyramid.
+        deformable: makes the 3 x 3 convolutions of the bottlenecks of stages 2 to 4 (c3 to c5) deformable (DCNv2), as
+            the paper's best models have them. See `rst.detectors.features.deformable.DeformableConv2d`.
     """
 
     name: str = "resnet50"
     weights: str | None = None
     frozen_stages: int = 1
     fpn_channels: int = 256
+    deformable: bool = False
 
     def __post_init__(self) -> None:
         require_count("backbone.fpn_channels", self.fpn_channels)
@@ -64,6 +69,7 @@ BACKBONES = {
     "resnet34": _resnet_stages(expansion=1),
     "resnet50": _resnet_stages(expansion=4),
     "resnet101": _resnet_stages(expansion=4),
+    "resnext101_64x4d": _resnet_stages(expansion=4),
     # The 1280-channel layer 18 serves the classifier only and is left out.
     "mobilenet_v2": Stages(
         stem=("0", "1"),
@@ -71,6 +77,16 @@ BACKBONES = {
         channels=(24, 32, 96, 320),
     ),
 }
+
+
+def _deform(body: nn.Module, stages: Stages, name: str) -> None:
+    """Makes stages 2 to 4 of a body deformable; ValueError where they have no bottlenecks."""
+    children = dict(body.named_children())
+    if not sum([deform_bottlenecks(children[child]) for names in stages.stages[1:] for child in names]):
+        raise ValueError(
+            f"backbone.deformable=True needs a backbone with bottlenecks (resnet50, resnet101, resnext101_64x4d); "
+            f"backbone.name={name!r} has none"
+        )
 
 
 class PyramidBackbone(nn.Module):
@@ -132,7 +148,8 @@ def pyramid_backbone(
     """Builds a backbone with its pyramid; see `PyramidBackbone`.
 
     Raises:
-        ValueError: for an unknown name, an impossible number of stages, or weights that do not fit.
+        ValueError: for an unknown name, an impossible number of stages, a deformable backbone without bottlenecks,
+            weights that do not fit, or a frozen stage whose offsets no weights hold.
     """
     name, frozen_stages = settings.name, settings.frozen_stages
     if name not in BACKBONES:
@@ -142,8 +159,15 @@ def pyramid_backbone(
     classifier = models.get_model(name, weights=None)
     body = classifier.features if name == "mobilenet_v2" else classifier
     assert isinstance(body, nn.Module)
+    if settings.deformable:
+        _deform(body, BACKBONES[name], name)
     if settings.weights is not None:
-        load_weights(classifier, settings.weights, name)
+        started = [key for key in load_weights(classifier, settings.weights, name) if is_of_offsets(key)]
+        if started and frozen_stages > 1:
+            raise ValueError(
+                f"backbone.frozen_stages={frozen_stages} would keep offsets from training that backbone.weights="
+                f"{settings.weights!r} does not hold; with backbone.deformable=True it is at most 1"
+            )
     return PyramidBackbone(
         body,
         BACKBONES[name],

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from .deformable import is_of_offsets
+
 # Parts of a classifier that no detector keeps; counters, absent from old files, that a norm in evaluation never reads.
 UNUSED_PREFIXES = ("fc.", "classifier.")
 UNUSED_LEAF = "num_batches_tracked"
@@ -35,13 +37,23 @@ def fit_state_dict(state: dict[str, Tensor], model: dict[str, Tensor], path: Pat
 
     By name where the file has every name of the model. Otherwise by order, as the same architecture saved under other
     names has it: as many tensors, each of the same shape and the same last part of the name (weight, running_mean ...).
+    A file without any offsets is one of plain convolutions: it fits a deformable model but for its offsets.
 
     Raises:
-        ValueError: names the file and the first key that is missing or does not fit.
+        ValueError: names the file and the first key that is missing, does not fit, or is of a layer that the model
+            lacks, as in a file of a deeper model of the same kind.
     """
     state, model = _wanted(state), _wanted(model)
+    if not any(is_of_offsets(key) for key in state):
+        model = {key: value for key, value in model.items() if not is_of_offsets(key)}
     missing = [key for key in model if key not in state and not key.endswith(UNUSED_LEAF)]
     if not missing:
+        layers = {key.partition(".")[0] for key in model}
+        foreign = [key for key in state if key not in model and key.partition(".")[0] in layers]
+        if foreign:
+            raise ValueError(
+                f"weights file {path} is of another backbone: it holds {foreign[0]!r}, which this one lacks"
+            )
         fitted = {key: state[key] for key in model if key in state}
         origin = {key: key for key in fitted}
     elif len(state) == len(model):
@@ -64,13 +76,16 @@ def fit_state_dict(state: dict[str, Tensor], model: dict[str, Tensor], path: Pat
     return fitted
 
 
-def load_weights(classifier: nn.Module, weights: str, name: str) -> None:
-    """Loads weights into a torchvision classifier, but for its last layer.
+def load_weights(classifier: nn.Module, weights: str, name: str) -> list[str]:
+    """Loads weights into a torchvision classifier, but for its last layer; a deformable one may keep its offsets.
 
     Args:
         classifier: the model, of architecture `name`.
         weights: a file with a state dict, or the name of one of torchvision's weights ("IMAGENET1K_V1"), which are
             downloaded at first use.
+
+    Returns:
+        The keys of the classifier, without those of its last layer, whose values were not in the weights.
 
     Raises:
         ValueError: where `weights` is neither, or the file does not fit.
@@ -78,8 +93,7 @@ def load_weights(classifier: nn.Module, weights: str, name: str) -> None:
     """
     path, published = Path(weights).expanduser(), models.get_model_weights(name)
     if path.is_file():
-        state, model = read_state_dict(path), classifier.state_dict()
-        classifier.load_state_dict(fit_state_dict(state, model, path), strict=False)
+        state = fit_state_dict(read_state_dict(path), classifier.state_dict(), path)
     elif weights in published.__members__:
         try:
             state = published[weights].get_state_dict(progress=False, check_hash=True)
@@ -87,9 +101,13 @@ def load_weights(classifier: nn.Module, weights: str, name: str) -> None:
             raise RuntimeError(
                 f"weights={weights!r} of {name} could not be downloaded ({error}); give a state-dict file instead"
             ) from error
-        classifier.load_state_dict(state)
     else:
         raise ValueError(
             f"weights={weights!r} is neither a file nor one of {name}'s published weights: "
             f"{', '.join(published.__members__)}"
         )
+    missing, unexpected = classifier.load_state_dict(state, strict=False)
+    missing = [key for key in missing if not key.startswith(UNUSED_PREFIXES)]
+    assert not unexpected
+    assert all(is_of_offsets(key) or key.endswith(UNUSED_LEAF) for key in missing)
+    return missing

@@ -1,4 +1,4 @@
-"""The losses of a sampled two-stage detector, which Rank & Sort is compared with: cross-entropy and smooth L1.
+"""The losses of a sampled two-stage detector, which Rank & Sort is compared with: cross-entropy, and smooth L1 or GIoU.
 
 P  positives of the batch    N  candidates of the batch (anchors, RoIs)    C  classes
 """
@@ -12,12 +12,13 @@ from .contract import DetectionLoss, HeadLosses, HeadOutputs, head_losses
 from .tasks import Boxes, Masks
 
 
-def _localisation(outputs: HeadOutputs, candidates: int, beta: float) -> dict[str, Tensor]:
-    """Smooth L1 of boxes over all sampled candidates, cross-entropy of masks over their cells."""
+def _localisation(outputs: HeadOutputs, candidates: int, beta: float, giou: float | None = None) -> dict[str, Tensor]:
+    """Smooth L1 of boxes, or `giou` x (1 - GIoU), over all candidates; cross-entropy of masks over their cells."""
     terms = {}
     for name, task in outputs.tasks.items():
         if isinstance(task, Boxes):
-            terms[name] = task.smooth_l1(beta) / max(candidates, 1)
+            total = task.smooth_l1(beta) if giou is None else giou * task.total_error()
+            terms[name] = total / max(candidates, 1)
         elif isinstance(task, Masks):
             terms[name] = task.cross_entropy()
     return terms
@@ -27,7 +28,7 @@ class BinaryCrossEntropy(DetectionLoss):
     """Sigmoid cross-entropy and smooth L1, both a mean over all sampled candidates: a standard RPN.
 
     Args:
-        beta: |error| of a delta at which smooth L1 turns linear.
+        beta: |error| of a delta at which smooth L1 turns linear; 0 for L1.
     """
 
     def __init__(self, beta: float = 1 / 9) -> None:
@@ -48,19 +49,20 @@ class BinaryCrossEntropy(DetectionLoss):
 
 
 class SoftmaxCrossEntropy(DetectionLoss):
-    """Softmax over the classes and a background behind them, and smooth L1: a standard R-CNN head.
+    """Softmax over the classes and a background behind them, and smooth L1 or GIoU: a standard R-CNN head.
 
     It takes `logits` of one level, (N, C + 1), of candidates that were sampled before. It ignores none.
 
     Args:
-        beta: |error| of a delta at which smooth L1 turns linear.
+        beta: |error| of a delta at which smooth L1 turns linear; 0 for L1.
+        giou: factor of 1 - GIoU of the decoded boxes, which then takes the place of smooth L1; None: smooth L1.
     """
 
     classifier = Softmax()
 
-    def __init__(self, beta: float = 1.0) -> None:
+    def __init__(self, beta: float = 1.0, giou: float | None = None) -> None:
         super().__init__()
-        self.beta = beta
+        self.beta, self.giou = beta, giou
 
     def forward(self, outputs: HeadOutputs) -> HeadLosses:
         ranked = outputs.classification
@@ -71,6 +73,6 @@ class SoftmaxCrossEntropy(DetectionLoss):
         labels[ranked.index // outputs_each] = label
         entropy = F.cross_entropy(logits.float(), labels, reduction="sum") / max(candidates, 1)
         scores = ranked.candidate_logits.float().log_softmax(dim=1).gather(1, label[:, None]).squeeze(1)  # (P,)
-        terms = _localisation(outputs, candidates, self.beta)
+        terms = _localisation(outputs, candidates, self.beta, self.giou)
         background = self.classifier.background
         return head_losses(outputs, {"cls": entropy}, terms, scores=scores, background=background)

@@ -112,6 +112,10 @@ class Boxes(Task):
     def output(self) -> Tensor:
         return self.deltas
 
+    def total_error(self) -> Tensor:
+        """() the sum of the errors that count."""
+        return (self.errors if self.counted is None else self.errors.where(self.counted, 0)).sum()
+
     def smooth_l1(self, beta: float) -> Tensor:
         """() smooth L1 loss of the deltas, summed; `beta` is the |error| of a delta at which it turns linear."""
         targets = self.coder.encode_single(self.truths, self.references)

@@ -56,6 +56,15 @@ def test_every_row_of_tables_2_and_9_has_its_file():
     }
 
 
+def test_every_row_of_table_10_has_its_file():
+    """Random or no samplers in the RPN and in the R-CNN head of RS R-CNN; by default it has none."""
+    rows = set()
+    for file in (CONFIGS / "coco").glob("rs_faster_rcnn_r50_fpn_1x*.yaml"):
+        arguments = yaml.safe_load(file.read_text())["model"]["init_args"]
+        rows.add(tuple(arguments.get(f"{head}_sampling", "all") for head in ("rpn", "roi")))
+    assert rows == {("random", "random"), ("all", "random"), ("all", "all")}
+
+
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_its_header_is_a_label(file):
     header = re.match(r"(?:#.*\n)+", file.read_text()).group()
@@ -82,6 +91,15 @@ def test_a_variant_differs_only_in_what_its_header_says(variant, difference):
     assert differing
     assert ("model.init_args.loss" in differing) == (not variant.name.startswith("rs_"))
     assert differing == {key for key in first.keys() | second.keys() if key in difference[2]}
+
+
+def test_the_papers_long_schedule():
+    """36 epochs, a tenth after 27 and after 33, one of seven short sides an image; DCNv2 on ResNet-101 (table 3)."""
+    settings = yaml.safe_load((CONFIGS / "coco/rs_faster_rcnn_r101_dcn_fpn_3x.yaml").read_text())
+    assert (settings["trainer"]["max_epochs"], settings["schedule"]["milestones"]) == (36, [27, 33])
+    assert (settings["data"]["short_sides"], settings["data"]["max_side"]) == (list(range(480, 961, 80)), 1333)
+    backbone = settings["model"]["init_args"]["backbone"]
+    assert backbone == {"name": "resnet101", "weights": "IMAGENET1K_V1", "deformable": True}
 
 
 @pytest.mark.parametrize(("name", "lr"), [("rs_faster_rcnn_r50_fpn_1x", 0.012), ("rs_atss_r50_fpn_1x", 0.008)])

@@ -39,7 +39,7 @@ def features(backbone: PyramidBackbone, image: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_levels(name: str):
-    if name in ("resnet50", "resnet101"):
+    if name in ("resnet50", "resnet101", "resnext101_64x4d"):
         with torch.device("meta"):  # shapes only
             backbone, image = build(name), torch.empty(1, 3, 96, 160)
     else:
@@ -53,6 +53,20 @@ def test_levels(name: str):
         (8, 3, 5),
         (8, 2, 3),
     ]
+
+
+# of the published classifiers, less their last layer
+SIZES = {"resnet34": 21_284_672, "resnet50": 23_508_032, "resnet101": 42_500_160, "resnext101_64x4d": 81_406_272}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_parameters(name: str):
+    with torch.device("meta"):
+        body = build(name).body
+    assert sum(parameter.numel() for parameter in body.parameters()) == SIZES[name]
+    if name == "resnext101_64x4d":
+        convolution = body["layer3"][5].conv2
+        assert (convolution.groups, tuple(convolution.weight.shape)) == (64, (1024, 16, 3, 3))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
@@ -225,6 +239,20 @@ def test_weights_that_do_not_fit_name_file_and_key(tmp_path: Path, mobilenet: nn
     refused(path, {"epoch": 3}, "key 'epoch' is a int, not a tensor")
     refused(path, [1, 2], "holds no state dict but a list")
     refused(path, models.resnet18(weights=None).state_dict(), "no key 'features.0.0.weight'")
+    foreign = {**state, "features.18.2.scale": torch.zeros(1)}
+    refused(path, foreign, "weights.pt is of another backbone: it holds 'features.18.2.scale', which this one lacks")
+
+
+def test_weights_of_a_deeper_backbone_are_refused(tmp_path: Path):
+    """They hold every tensor of the smaller one, in the same shapes."""
+    torch.save(models.resnet34(weights=None).state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"weights\.pt is of another backbone: it holds 'layer1\.2\.conv1\.weight'"):
+        build(weights=str(tmp_path / "weights.pt"))
+
+
+def test_a_foreign_last_layer_is_left_out(tmp_path: Path, mobilenet: nn.Module):
+    torch.save({**mobilenet.state_dict(), "head.weight": torch.zeros(3)}, tmp_path / "weights.pt")
+    build("mobilenet_v2", weights=str(tmp_path / "weights.pt"))
 
 
 def test_truncated_and_foreign_files(tmp_path: Path, mobilenet: nn.Module):

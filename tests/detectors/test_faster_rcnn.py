@@ -6,9 +6,11 @@ import pytest
 import torch
 from detector_cases import Batch, Case, random_images, step, target
 from torch import Tensor
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.ops import generalized_box_iou
 
 from rst.detectors import BackboneSettings, FasterRCNN, ProposalSettings, faster_rcnn
+from rst.detectors.assignment.sampling import SampledAssigner
 from rst.detectors.assignment.scene import IGNORED, NEGATIVE
 
 RANK_SORT = [f"loss_{head}_{term}" for head in ("rpn", "roi") for term in ("rank", "sort", "bbox")]
@@ -105,6 +107,63 @@ def test_cross_entropy_samples(batch: Batch):
     for match in matches.split([len(b) for b in boxes]):
         assert len(match) <= 512
         assert 0 < (match >= 0).sum() <= 128
+
+
+SAMPLINGS = pytest.mark.parametrize(("rpn", "roi"), [("random", "random"), ("all", "random"), ("all", "all")])
+
+
+@SAMPLINGS
+@pytest.mark.parametrize("loss", ["rank_sort", "cross_entropy", "cross_entropy_giou"])
+def test_samplers_go_with_every_loss(loss: str, rpn: str, roi: str, batch: Batch):
+    """Table 10: what is not drawn takes no part in the gradient, and the statistics count what does."""
+    model = build(loss, proposals=ProposalSettings(1000, 1000), rpn_sampling=rpn, roi_sampling=roi)
+    assert (model.box_head.sampler is None) == (roi == "all")
+    if model.box_head.sampler is not None:
+        model.box_head.sampler = BalancedPositiveNegativeSampler(64, 0.25)  # so small images have fewer than 512
+    samples, rois = record(model.box_head, "sample"), record(model.box_head, "forward")
+    proposals = record(model.rpn, "propose")
+    gradient, match = anchor_gradients(model, batch)
+    trained = match != IGNORED
+    assert torch.equal(gradient != 0, trained)
+    assert (trained.sum(1) == 256).all() == (rpn == "random")
+    positives, statistics = int((match >= 0).sum()), model.statistics
+    assert statistics["positives_rpn"] == positives
+    assert statistics["negatives_per_positive_rpn"] == (int(trained.sum()) - positives) / positives
+
+    boxes, matches, _ = samples[0]
+    sizes = [len(of_image) for of_image in boxes]
+    assert len(rois[0].logits) == len(matches) == sum(sizes)
+    objects = [len(target["labels"]) for target in batch[1]]
+    offered = [len(of_image) + count for of_image, count in zip(proposals[0], objects, strict=True)]
+    assert sizes == ([64, 64] if roi == "random" else offered)
+    positives = int((matches >= 0).sum())
+    assert statistics["negatives_per_positive_roi"] == (3 * len(matches) - positives) / positives
+
+
+def test_a_sampling_that_is_not_given_is_the_one_of_the_loss():
+    for loss, sampled in (("rank_sort", False), ("cross_entropy", True), ("cross_entropy_giou", True)):
+        model = build(loss)
+        assert isinstance(model.rpn.assigner, SampledAssigner) == (model.box_head.sampler is not None) == sampled
+
+
+def test_the_giou_baseline_differs_in_its_box_losses(batch: Batch):
+    """Table 1, row GIoU: ten times GIoU in the R-CNN head, L1 in the RPN; the same samples and classifiers."""
+    torch.manual_seed(5)
+    given, model = {}, build("cross_entropy_giou")
+    for head in (model.rpn, model.box_head):
+        given[head] = record(head, "outputs")
+    losses = model(*batch)
+    boxes = given[model.box_head][0].tasks["bbox"]
+    errors = 1 - generalized_box_iou(boxes.predicted, boxes.truths).diagonal()
+    candidates = len(given[model.box_head][0].classification.logits[0])
+    assert losses["loss_roi_bbox"].item() == pytest.approx(10 * errors.sum().item() / candidates, rel=1e-5)
+    anchors = given[model.rpn][0].tasks["bbox"]
+    targets = anchors.coder.encode_single(anchors.truths, anchors.references)
+    expected = (anchors.deltas - targets).abs().sum().item() / (2 * 256)
+    assert losses["loss_rpn_bbox"].item() == pytest.approx(expected, rel=1e-5)
+    torch.manual_seed(5)
+    plain = build("cross_entropy")(*batch)
+    assert all(torch.equal(losses[name], plain[name]) for name in ("loss_rpn_cls", "loss_roi_cls"))
 
 
 def test_every_proposal_and_every_ground_truth_trains_in_the_head(batch: Batch):
@@ -216,7 +275,10 @@ def test_no_proposals_at_all(loss: str):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"loss": "focal"}, "loss='focal' is not one of rank_sort, cross_entropy"),
+        ({"loss": "focal"}, "loss='focal' is not one of rank_sort, cross_entropy, cross_entropy_giou"),
+        ({"loss": "cross_entropy_giou", "delta": 0.5}, "delta=0.5 does not go with loss='cross_entropy_giou'"),
+        ({"rpn_sampling": "none"}, "rpn_sampling='none' is not one of random, all"),
+        ({"roi_sampling": True}, "roi_sampling=True is not one of random, all"),
         ({"loss": "cross_entropy", "truths_in_box_loss": True}, "truths_in_box_loss=True does not go with"),
         ({"num_classes": 0}, "num_classes=0"),
         ({"backbone": BackboneSettings("alexnet")}, "backbone.name='alexnet'"),

@@ -1,5 +1,7 @@
 """The terms of each loss from numbers worked by hand, what happens at their edges, and what the contract refuses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from head_outputs import CODER, SQUARE, boxes_of_height, head_outputs, overlapping_masks
@@ -11,7 +13,9 @@ from rst.detectors.losses.pointwise import QualityFocal
 from rst.detectors.losses.ranking import Alrp
 from rst.detectors.losses.tasks import Centerness
 
-LOSSES = pytest.mark.parametrize("loss", [RankSort(), BinaryCrossEntropy(), SoftmaxCrossEntropy()])
+LOSSES = pytest.mark.parametrize(
+    "loss", [RankSort(), BinaryCrossEntropy(), SoftmaxCrossEntropy(), SoftmaxCrossEntropy(giou=10.0)]
+)
 TWO = [(0, 0), (1, 0)]
 
 
@@ -72,6 +76,30 @@ def test_softmax_cross_entropy_has_its_background_last():
     assert terms["cls"].item() == pytest.approx(-(log[0, 1] + log[1, 2]).item() / 2)
     assert terms["bbox"].item() == pytest.approx(0.5 * 0.5**2 / 2, rel=1e-5)  # quadratic below beta = 1
     torch.testing.assert_close(loss.classifier.scores(logits), logits.softmax(1)[:, :2])
+
+
+def test_giou_beside_cross_entropy():
+    """Ten times 1 - GIoU of the decoded boxes over all candidates; cross-entropy as ever; L1 with a beta of 0."""
+    logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.0, 3.0], [0.0, 1.0, 0.0]], requires_grad=True)
+    given = head_outputs(logits, [(0, 1), (2, 0)], boxes_of_height(5, 8))  # GIoU 0.5 and 0.8
+    plain, terms = SoftmaxCrossEntropy()(given).terms, SoftmaxCrossEntropy(giou=10.0)(given).terms
+    assert terms["cls"] == plain["cls"]
+    assert terms["bbox"].item() == pytest.approx(10 * (0.5 + 0.2) / 3, rel=1e-5)
+    deltas = given.tasks["bbox"].output
+    (gradient,) = torch.autograd.grad(terms["bbox"], deltas)
+    assert gradient.any(dim=1).all()
+    assert SoftmaxCrossEntropy(giou=10.0)(head_outputs(logits, [], [])).terms["bbox"].item() == 0
+
+    shifted = head_outputs(torch.zeros(4, 1), [(0, 0)], [[0.5, 0, 10.5, 10]])  # a delta of half a deviation
+    assert BinaryCrossEntropy(beta=0.0)(shifted).terms["bbox"].item() == pytest.approx(0.5 / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("counted", [[True, False], [False, False]])
+def test_giou_of_the_boxes_that_count(counted: list[bool]):
+    given = head_outputs(torch.zeros(4, 3), TWO, boxes_of_height(5, 8))
+    boxes = replace(given.tasks["bbox"], counted=torch.tensor(counted))
+    terms = SoftmaxCrossEntropy(giou=10.0)(HeadOutputs(given.classification, {"bbox": boxes})).terms
+    assert terms["bbox"].item() == pytest.approx(10 * 0.5 * counted[0] / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", [BinaryCrossEntropy(), SoftmaxCrossEntropy()])

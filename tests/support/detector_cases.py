@@ -34,7 +34,7 @@ BACKBONE = BackboneSettings("mobilenet_v2", fpn_channels=16)
 DETECTORS: dict[str, Family] = {
     "faster_rcnn": Family(
         faster_rcnn,
-        [{"loss": "rank_sort"}, {"loss": "cross_entropy"}],
+        [{"loss": "rank_sort"}, {"loss": "cross_entropy"}, {"loss": "cross_entropy_giou"}],
         {"head_channels": 32, "proposals": ProposalSettings(100, 50, 100, 50)},
         {"head_channels": 64, "anchor_scale": 6, "proposals": ProposalSettings(128, 64, 128, 64)},
     ),
