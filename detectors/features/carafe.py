@@ -1,123 +1,19 @@
 """CARAFE (Wang et al., ICCV 2019): upsampling by kernels that a small network predicts, and the feature pyramid on it.
 
-    n  images    C  channels    c  those of one chunk    h, w  cells of the coarse map
-    k  side of a kernel    r  scale: fine cells along the side of a coarse one
-
-A fine cell is a weighted sum of the k x k coarse cells around the coarse cell in which it lies; cells outside the
-map are zeros. The weights are the same for all channels, and a softmax over the k x k makes them sum to 1.
-
-Memory: an unfolded map would be k^2 times as large as the coarse one, and autograd would keep it. `Reassembly` goes
-through the k^2 offsets instead, on a chunk of the channels at a time, and computes every product anew in the backward
-pass. Peaks of a process on a CPU above its inputs, for one float32 image, P3 to P2 of 1333 x 800 pixels (100 x 168 to
-200 x 336 cells, C = 256, an output of 66 MiB):
-
-| MiB | forward | held for the backward | backward |
-|---|---|---|---|
-| unfolded, weighted, summed | 2116 | 476 | 4233 |
-| unfolded, a matrix product for each cell | 607 | 476 | 958 |
-| mmcv's fused operator, by the tensors that it allocates | 154 | 82 | 259 |
-| `Reassembly` | 107 | 89 | 148 |
+n  images    C  channels    h, w  cells of the coarse map
+k  side of a kernel    r  scale: fine cells along the side of a coarse one
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from itertools import product
-from math import isqrt
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from .pyramids import Pyramid
+from .reassembly import reassemble
 
-# Products computed at once: 4 MiB of float32 stay in the cache of a CPU; elsewhere fewer and larger steps.
-CHUNK_CPU, CHUNK = 2**20, 2**24
 ENCODER_STD = 0.001  # of the first weights of the encoder: kernels start near the mean of k x k cells
-
-
-def _channels_at_once(features: Tensor, planes: int) -> int:
-    """How many of the channels one step takes; all where a compiler fuses the steps."""
-    images, channels, height, width = features.shape
-    if torch.compiler.is_compiling():
-        return max(channels, 1)
-    limit = CHUNK_CPU if features.device.type == "cpu" else CHUNK
-    return max(limit // max(images * planes * height * width, 1), 1)
-
-
-def _offsets(
-    padded: Tensor,  # (n, c, h + k - 1, w + k - 1)
-    side: int,
-) -> Iterator[Tensor]:
-    """The k^2 shifted maps (n, c, h, w) of a padded one, without a copy, in the order of a kernel's weights."""
-    height, width = padded.shape[2] - side + 1, padded.shape[3] - side + 1
-    for y, x in product(range(side), repeat=2):
-        yield padded[:, :, y : y + height, x : x + width]
-
-
-class Reassembly(torch.autograd.Function):
-    """`reassemble`, differentiable once; its arguments without their checks."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,  # (n, C, h, w)
-        kernels: Tensor,  # (n, k^2, r^2, h, w)
-    ) -> Tensor:
-        ctx.save_for_backward(features, kernels)
-        side, scale = isqrt(kernels.shape[1]), isqrt(kernels.shape[2])
-        images, channels, height, width = features.shape
-        padded = F.pad(features, [side // 2] * 4)
-        weights = kernels[:, :, None].unbind(1)  # each (n, 1, r^2, h, w)
-        fine = features.new_empty(images, channels, height * scale, width * scale)
-        step = _channels_at_once(features, scale**2)
-        for first in range(0, channels, step):
-            chunk = padded[:, first : first + step].to(kernels.dtype)
-            total = kernels.new_zeros(images, chunk.shape[1], scale**2, height, width)
-            for shifted, weight in zip(_offsets(chunk, side), weights, strict=True):
-                total.addcmul_(shifted[:, :, None], weight)
-            fine[:, first : first + step] = F.pixel_shuffle(total.flatten(1, 2), scale)
-        return fine
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any,
-        gradient: Tensor,  # (n, C, r h, r w)
-    ) -> tuple[Tensor, Tensor]:
-        features, kernels = ctx.saved_tensors
-        side, scale = isqrt(kernels.shape[1]), isqrt(kernels.shape[2])
-        padded = F.pad(features, [side // 2] * 4)
-        weights = kernels[:, :, None].unbind(1)
-        feature_gradient, kernel_gradients = torch.empty_like(features), torch.zeros_like(kernels)
-        height, width = features.shape[2:]
-        step = _channels_at_once(features, scale**2)
-        for first in range(0, features.shape[1], step):
-            chunk = padded[:, first : first + step].to(kernels.dtype)
-            upper = F.pixel_unshuffle(gradient[:, first : first + step].to(kernels.dtype), scale)
-            upper = upper.unflatten(1, (-1, scale**2))  # (n, c, r^2, h, w)
-            lower, products = torch.zeros_like(chunk), torch.empty_like(upper)
-            offsets = zip(_offsets(chunk, side), _offsets(lower, side), strict=True)
-            for i, (shifted, shifted_gradient) in enumerate(offsets):
-                kernel_gradients[:, i] += torch.mul(upper, shifted[:, :, None], out=products).sum(1)
-                shifted_gradient += torch.mul(upper, weights[i], out=products).sum(2)
-            margin = side // 2
-            inner = lower[:, :, margin : margin + height, margin : margin + width]
-            feature_gradient[:, first : first + step] = inner
-        return feature_gradient, kernel_gradients
-
-
-def reassemble(
-    features: Tensor,  # (n, C, h, w) floating point
-    kernels: Tensor,  # (n, k^2, r^2, h, w) of at least float32
-) -> Tensor:
-    """(n, C, r h, r w) of the dtype of the features: the fine map, summed in the dtype of the kernels.
-
-    Plane i r + j of the kernels belongs to the fine cells (r y + i, r x + j) of the coarse cells (y, x); weight a k + b
-    of such a kernel to the coarse cell (y + a - k // 2, x + b - k // 2). k is odd.
-    """
-    return Reassembly.apply(features, kernels)  # pyright: ignore[reportReturnType]
 
 
 class Carafe(nn.Module):

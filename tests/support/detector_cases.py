@@ -38,6 +38,16 @@ DETECTORS: dict[str, Family] = {
         {"head_channels": 32, "proposals": ProposalSettings(100, 50, 100, 50)},
         {"head_channels": 64, "anchor_scale": 6, "proposals": ProposalSettings(128, 64, 128, 64)},
     ),
+    "faster_rcnn with CARAFE": Family(
+        faster_rcnn,
+        [{"loss": "rank_sort"}],
+        {
+            "backbone": BackboneSettings("mobilenet_v2", fpn_channels=16, fpn_upsampling="carafe"),
+            "head_channels": 32,
+            "proposals": ProposalSettings(100, 50, 100, 50),
+        },
+        {"head_channels": 64, "anchor_scale": 6, "proposals": ProposalSettings(128, 64, 128, 64)},
+    ),
     "atss": Family(
         atss,
         [
