@@ -1,13 +1,12 @@
 """CARAFE against the published operator, restated for one cell after another, and its feature pyramid."""
 
 from collections import OrderedDict
-from itertools import product
 
 import pytest
 import torch
+from plain_carafe import plain_kernels, plain_reassembly
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rst.detectors import P2_TO_P6, P3_TO_P7, BackboneSettings, Pyramid, pyramid_backbone
@@ -24,29 +23,6 @@ def random_case(
     features = torch.randn(images, channels, *size, generator=generator, dtype=torch.float64)
     encoded = torch.randn(images, (side * scale) ** 2, *size, generator=generator, dtype=torch.float64)
     return features, 2 * encoded
-
-
-def plain_kernels(encoded: Tensor, side: int, scale: int) -> Tensor:
-    """(n, k^2, r h, r w): as published, one kernel for each fine cell: shuffled, then normalised."""
-    return (
-        F.pixel_shuffle(encoded, scale)
-        .reshape(len(encoded), side**2, *(scale * s for s in encoded.shape[2:]))
-        .softmax(1)
-    )
-
-
-def plain_reassembly(features: Tensor, kernels: Tensor, scale: int) -> Tensor:
-    """Equation 4 of the paper, cell by cell; `kernels` are those of `plain_kernels`."""
-    images, channels, height, width = features.shape
-    half = int(kernels.shape[1] ** 0.5) // 2
-    fine = features.new_zeros(images, channels, height * scale, width * scale)
-    for image, y, x in product(range(images), range(height * scale), range(width * scale)):
-        offsets = product(range(-half, half + 1), repeat=2)
-        for weight, (down, right) in zip(kernels[image, :, y, x], offsets, strict=True):
-            row, column = y // scale + down, x // scale + right
-            if 0 <= row < height and 0 <= column < width:
-                fine[image, :, y, x] += weight * features[image, :, row, column]
-    return fine
 
 
 def ours(features: Tensor, encoded: Tensor, side: int, scale: int) -> Tensor:
