@@ -9,17 +9,19 @@ torchvision's detectors freeze all four (FrozenBatchNorm2d), which is another mo
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models._utils import IntermediateLayerGetter
 
 from ..geometry.numbers import require_count
+from .carafe import CarafeFPN
 from .deformable import deform_bottlenecks, is_of_offsets
 from .pyramids import FPN, P2_TO_P6, Pyramid, xavier_fpn
 from .weights import load_weights
 
+FPNS: dict[str, FPN] = {"nearest": xavier_fpn, "carafe": CarafeFPN}
 FINEST_STAGE = 2  # the first stage of a backbone has a stride of 2^2 pixels
 
 
@@ -35,6 +37,8 @@ class BackboneSettings:
         fpn_channels: channels of every level of the pyramid.
         deformable: makes the 3 x 3 convolutions of the bottlenecks of stages 2 to 4 (c3 to c5) deformable (DCNv2), as
             the paper's best models have them. See `rst.detectors.features.deformable.DeformableConv2d`.
+        fpn_upsampling: how a level takes in the next coarser one: "nearest", the usual FPN, or "carafe", which predicts
+            the kernels of the upsampling. With it the levels beyond P5 are upsampled too, see `CarafeFPN`.
     """
 
     name: str = "resnet50"
@@ -42,9 +46,12 @@ class BackboneSettings:
     frozen_stages: int = 1
     fpn_channels: int = 256
     deformable: bool = False
+    fpn_upsampling: Literal["nearest", "carafe"] = "nearest"
 
     def __post_init__(self) -> None:
         require_count("backbone.fpn_channels", self.fpn_channels)
+        if self.fpn_upsampling not in FPNS:
+            raise ValueError(f"backbone.fpn_upsampling={self.fpn_upsampling!r} is not one of {', '.join(FPNS)}")
 
 
 @dataclass(frozen=True)
@@ -118,9 +125,8 @@ class PyramidBackbone(nn.Module):
         self.train_batch_norm = train_batch_norm
         first = pyramid.finest - FINEST_STAGE
         outputs = [names[-1] for names in stages.stages[first:]]
-        beyond = pyramid.beyond(out_channels)
         self.body = IntermediateLayerGetter(body, dict(zip(outputs, pyramid.names, strict=False)))
-        self.fpn = fpn(list(stages.channels[first:]), out_channels, beyond)
+        self.fpn = fpn(list(stages.channels[first:]), out_channels, pyramid)
         for names in (stages.stem, *stages.stages)[: frozen_stages + 1]:
             for name in names:
                 self.body[name].requires_grad_(False)
@@ -142,10 +148,10 @@ def pyramid_backbone(
     settings: BackboneSettings,
     pyramid: Pyramid = P2_TO_P6,
     *,
-    fpn: FPN = xavier_fpn,
+    fpn: FPN | None = None,
     train_batch_norm: bool = False,
 ) -> PyramidBackbone:
-    """Builds a backbone with its pyramid; see `PyramidBackbone`.
+    """Builds a backbone with its pyramid; see `PyramidBackbone`. Without `fpn` it is the one that the settings name.
 
     Raises:
         ValueError: for an unknown name, an impossible number of stages, a deformable backbone without bottlenecks,
@@ -174,6 +180,6 @@ def pyramid_backbone(
         settings.fpn_channels,
         frozen_stages,
         pyramid=pyramid,
-        fpn=fpn,
+        fpn=FPNS[settings.fpn_upsampling] if fpn is None else fpn,
         train_batch_norm=train_batch_norm,
     )

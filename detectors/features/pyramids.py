@@ -69,17 +69,17 @@ P2_TO_P6 = Pyramid(2, 6, subsampled)
 P3_TO_P7 = Pyramid(3, 7, strided)
 
 
-# (channels of each stage, channels of a level, the levels beyond) -> the module that turns stages into levels
-FPN = Callable[[list[int], int, ExtraFPNBlock], nn.Module]
+# (channels of each stage, channels of a level, the levels) -> the module that turns stages into levels
+FPN = Callable[[list[int], int, Pyramid], nn.Module]
 
 
 def xavier_fpn(
     in_channels: list[int],  # of each stage of the backbone, finest first
     out_channels: int,
-    beyond: ExtraFPNBlock,
+    pyramid: Pyramid,
 ) -> nn.Module:
     """torchvision's FPN; all convolutions start Xavier-uniform. Another FPN is a function with the same arguments."""
-    fpn = FeaturePyramidNetwork(in_channels, out_channels, beyond)
+    fpn = FeaturePyramidNetwork(in_channels, out_channels, pyramid.beyond(out_channels))
     for module in fpn.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.xavier_uniform_(module.weight)

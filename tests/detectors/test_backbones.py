@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 from torchvision import models
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from rst.detectors import P2_TO_P6, P3_TO_P7, BackboneSettings, Pyramid, pyramid_backbone
 from rst.detectors.features.backbones import BACKBONES, PyramidBackbone, Stages
@@ -126,10 +125,10 @@ def test_another_feature_pyramid_takes_the_place_of_the_usual_one():
     class Alone(nn.Module):
         """Each level by itself."""
 
-        def __init__(self, in_channels: list[int], out_channels: int, beyond: ExtraFPNBlock) -> None:
+        def __init__(self, in_channels: list[int], out_channels: int, pyramid: Pyramid) -> None:
             super().__init__()
             self.last = nn.ModuleList(nn.Conv2d(channels, out_channels, 1) for channels in in_channels)
-            self.beyond = beyond
+            self.beyond = pyramid.beyond(out_channels)
 
         def forward(self, stages: dict[str, torch.Tensor]) -> OrderedDict[str, torch.Tensor]:
             maps = [last(stage) for last, stage in zip(self.last, stages.values(), strict=True)]

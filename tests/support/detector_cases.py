@@ -1,7 +1,7 @@
 """Every detector under every loss, small enough for a test. A new detector is one more entry of `DETECTORS`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -52,6 +52,16 @@ DETECTORS: dict[str, Family] = {
         {"head_channels": 64, "detections": DetectionSettings(score_threshold=0.005, nms_iou=0.6)},
         {"detections": DetectionSettings(score_threshold=0.0, nms_iou=0.6)},
     ),
+    "faster_rcnn with CARAFE": Family(
+        faster_rcnn,
+        [{"loss": "rank_sort"}],
+        {
+            "backbone": BackboneSettings("mobilenet_v2", fpn_channels=16, fpn_upsampling="carafe"),
+            "head_channels": 32,
+            "proposals": ProposalSettings(100, 50, 100, 50),
+        },
+        {"head_channels": 64, "anchor_scale": 6, "proposals": ProposalSettings(128, 64, 128, 64)},
+    ),
 }
 
 
@@ -84,8 +94,10 @@ class Case:
 
     def build_to_overfit(self, num_classes: int) -> Detector:
         """The backbone stays as it is: its random features are enough, and cheaper."""
-        backbone = BackboneSettings("resnet18", frozen_stages=4, fpn_channels=32)
-        return self.build(num_classes, backbone=backbone, **DETECTORS[self.detector].overfit)
+        family = DETECTORS[self.detector]
+        backbone = family.small.get("backbone", BACKBONE)
+        backbone = replace(backbone, name="resnet18", frozen_stages=4, fpn_channels=32)
+        return self.build(num_classes, backbone=backbone, **family.overfit)
 
 
 CASES = [Case(name, options) for name, family in DETECTORS.items() for options in family.losses]

@@ -31,10 +31,10 @@ MENDED = [Case("faster_rcnn", {"loss": "rank_sort", "truths_in_box_loss": False}
 
 
 def cases() -> dict[str, Case]:
-    """Every detector under every loss and every switch of Rank & Sort, as published, by name; then what is not."""
-    stored = [case for case in CASES if case.options["loss"] not in NEWER]
-    switched = [Case(case.detector, case.options | switch) for case in stored for switch in SWITCHES if case.sorts]
-    named = {case_name(case): case for case in [*stored, *switched]}
+    """Detectors of `PUBLISHED`, every loss and every switch of Rank & Sort, by name; then what is not published."""
+    plain = [case for case in CASES if case.detector in PUBLISHED and case.options["loss"] not in NEWER]
+    switched = [Case(case.detector, case.options | switch) for case in plain for switch in SWITCHES if case.sorts]
+    named = {case_name(case): case for case in [*plain, *switched]}
     published = {
         name: Case(case.detector, PUBLISHED[case.detector] | case.options) if case.options["loss"] in RANKING else case
         for name, case in named.items()
