@@ -151,7 +151,7 @@ def count(algorithm: str, ranking: Ranking, group: Group, delta: float, cells: i
         triton_tiled.count(tables, launches, units, delta)
         return Counted(tables, FROM_TILES, units, units)
     rows = 2 * size + segments
-    number = triton_tally.table_count(rows)
+    number = triton_tally.table_count(rows, ranking.size)
     tables = new_tables(size, segments, cells or cell_count(size, segments, delta == 0), device)
     # of the positives, of those among the logits, of the logits; then the tables in which logits are tallied
     tallies = torch.empty((6 + number) * rows, dtype=torch.int64, device=device)

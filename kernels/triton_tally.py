@@ -38,6 +38,7 @@ COUNTS_MASK, OFFSETS_MASK = tl.constexpr(MOST_COUNTED), tl.constexpr((1 << 47) -
 # Atomics to one address wait for each other. Programs add to one of several tables instead, all together at most so
 # many intervals of 8 bytes (8 MiB), or else LEAST_TABLES tables. The interpreter's programs take turns.
 TALLIED_INTERVALS = 1 << 20
+INTERVALS_PER_LOGIT = 4  # and at most so many: where positives are many and logits few, tables would stay empty
 LEAST_TABLES, MOST_TABLES = 4, 2 if INTERPRETED else 256
 # A program of the reduction adds up so many intervals, of so many tables at a time: all loads of a tile are under way
 # together.
@@ -176,9 +177,9 @@ def reduce_kernel(
     tl.store(total_ptr + 1, tl.load(total_ptr + 1, mask=inside, other=0) + offsets, mask=inside)
 
 
-def table_count(rows: int) -> int:
-    """How many tables the programs add to."""
-    wanted = max(TALLIED_INTERVALS // rows, LEAST_TABLES)
+def table_count(rows: int, logits: int) -> int:
+    """How many tables the programs add to: of no more intervals than a few logits each would fill."""
+    wanted = max(min(TALLIED_INTERVALS, INTERVALS_PER_LOGIT * logits) // rows, LEAST_TABLES)
     return min(1 << (wanted.bit_length() - 1), MOST_TABLES)
 
 
