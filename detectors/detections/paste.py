@@ -33,8 +33,8 @@ def paste_masks(
     ):
         if left >= right or top >= bottom:
             continue
-        x = _unit(torch.arange(left, right, device=boxes.device), box[0], box[2])
-        y = _unit(torch.arange(top, bottom, device=boxes.device), box[1], box[3])
+        x = _unit(torch.arange(left, right, dtype=torch.float32, device=boxes.device), box[0], box[2])
+        y = _unit(torch.arange(top, bottom, dtype=torch.float32, device=boxes.device), box[1], box[3])
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (y, x, 2)
         window = F.grid_sample(probability[None, None].float(), grid[None], align_corners=False, padding_mode="border")[
             0, 0

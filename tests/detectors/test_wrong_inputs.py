@@ -78,6 +78,13 @@ WRONG_TARGETS: dict[str, tuple[Any, type[Exception], str]] = {
 }
 
 
+def masked(targets: Any) -> Any:
+    """The targets with a mask for each box, which detectors of masks need and others leave out."""
+    if not isinstance(targets, list) or not all(isinstance(each, dict) and "boxes" in each for each in targets):
+        return targets
+    return [{"masks": torch.zeros(len(each["boxes"]), 32, 48, dtype=torch.bool)} | each for each in targets]
+
+
 @pytest.fixture(scope="module", params=ONE_OF_EACH, ids=str)
 def model(request: pytest.FixtureRequest) -> Detector:
     case: Case = request.param
@@ -87,9 +94,9 @@ def model(request: pytest.FixtureRequest) -> Detector:
 def methods(model: Detector) -> dict[str, Callable[[Any], Any]]:
     """Everything that takes images."""
     return {
-        "forward in training": lambda images: model.train()(images, [target(BOX)]),
+        "forward in training": lambda images: model.train()(images, masked([target(BOX)])),
         "forward in evaluation": lambda images: model.eval()(images),
-        "positives": lambda images: model.positives(images, [target(BOX)]),
+        "positives": lambda images: model.positives(images, masked([target(BOX)])),
         "as_seen": model.as_seen,
     }
 
@@ -107,7 +114,7 @@ def test_wrong_targets_are_refused_by_name_in_every_method(model: Detector, kind
     targets, error, words = WRONG_TARGETS[kind]
     for call in (model.train(), model.positives):
         with pytest.raises(error, match=words):
-            call([IMAGE], targets)
+            call([IMAGE], masked(targets))
 
 
 def test_boxes_of_coco_are_refused_with_the_number_of_their_image(model: Detector):
