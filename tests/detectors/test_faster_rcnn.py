@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from detector_cases import Batch, Case, random_images, step, target
+from spies import record
 from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.ops import generalized_box_iou
@@ -21,18 +22,6 @@ def build(loss: str = "rank_sort", **options: Any) -> TwoStageDetector:
     model = Case("faster_rcnn", {"loss": loss}).build(**options)
     assert isinstance(model, TwoStageDetector)
     return model
-
-
-def record(owner: object, method: str) -> list[Any]:
-    """The results of every later call of a method."""
-    results, original = [], getattr(owner, method)
-
-    def call(*args: Any) -> Any:
-        results.append(original(*args))
-        return results[-1]
-
-    setattr(owner, method, call)
-    return results
 
 
 def anchor_gradients(model: TwoStageDetector, batch: Batch) -> tuple[Tensor, Tensor]:
