@@ -100,6 +100,8 @@ def faster_rcnn(
     for iou in stages:
         require_share("stages", iou)
     switches = Switches(delta, sorting_error, score_weighting, task_balance, truths_in_box_loss=truths_in_box_loss)
+    if masks is not None and masks.scoring and loss not in ("cross_entropy", "cross_entropy_giou"):
+        raise ValueError(f"masks.scoring=True does not go with loss={loss!r}, which has no auxiliary head")
     recipe = two_stage_recipe(loss, switches, rpn_sampling, roi_sampling, stages=len(stages))
     pyramid, channels, cascade = P2_TO_P6, backbone.fpn_channels, len(stages) > 1
     pooled = pyramid.names[:POOLED_LEVELS], pyramid.strides[:POOLED_LEVELS]

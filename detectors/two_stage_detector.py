@@ -70,7 +70,7 @@ class TwoStageDetector(Detector):
             of_rois = box_head(features, sample.proposals)
             outputs = box_head.outputs(of_rois, sample, truth)
             if self.mask_heads:
-                outputs = outputs.beside("mask", self.mask_heads[stage].task(features, sample, truth))
+                outputs = outputs.beside(self.mask_heads[stage].tasks(features, sample, truth))
             found[name] = box_head.loss(outputs)
             if box_head is not self.box_heads[-1]:
                 proposals = box_head.refine(of_rois, sample, batch.sizes)
@@ -96,12 +96,14 @@ class TwoStageDetector(Detector):
         self, features: Mapping[str, Tensor], found: list[Detections], image_sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:
         boxes, labels = [of_image.boxes for of_image in found], torch.cat([of_image.labels for of_image in found])
-        probabilities = [mask_head.probabilities(features, boxes, labels) for mask_head in self.mask_heads]
-        mean = torch.stack(probabilities).mean(dim=0)  # (k, S, S), of all images
-        parts = mean.split([len(of_image.boxes) for of_image in found])
+        counts = [len(of_image) for of_image in boxes]
+        predictions = [mask_head(features, boxes, labels) for mask_head in self.mask_heads]
+        masks = torch.stack([of_stage.logits.float().sigmoid() for of_stage in predictions]).mean(dim=0)  # (k, S, S)
+        scored = [of_stage.ious for of_stage in predictions if of_stage.ious is not None]
+        ious = torch.stack(scored).mean(dim=0).split(counts) if scored else [None] * len(counts)
         return [
-            self.mask_heads[-1].pasted(of_image, part, shape)
-            for of_image, part, shape in zip(found, parts, image_sizes, strict=True)
+            self.mask_heads[-1].pasted(*of_image)
+            for of_image in zip(found, masks.split(counts), ious, image_sizes, strict=True)
         ]
 
     def anchor_heads(self) -> Mapping[str, AnchorHead]:

@@ -47,11 +47,13 @@ class Detections(NamedTuple):
     labels: Tensor  # (k,) int64
     candidate: Tensor  # (k,) int64, the candidate that each comes from: its anchor or RoI among the R
     masks: Tensor | None = None  # (k, H, W) bool
+    mask_scores: Tensor | None = None  # (k,), where they are not those of the boxes
 
     def as_dict(self) -> dict[str, Tensor]:
         """What a detector returns of an image."""
         found = {"boxes": self.boxes, "scores": self.scores, "labels": self.labels}
-        return found if self.masks is None else {**found, "masks": self.masks}
+        optional = {"masks": self.masks, "mask_scores": self.mask_scores}
+        return found | {key: value for key, value in optional.items() if value is not None}
 
 
 def suppress_by_group(

@@ -3,7 +3,7 @@
 P  paired masks    G  masks of an image    H, W  pixels    h, w  cells of a mask    T  boxes    M  masks of the batch
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -49,9 +49,39 @@ def crop_masks(
     """What lies in each box of its mask, stretched to a square: (T, side, side) float32, 0 or 1.
 
     A cell is 1 where at least half of it is covered, by RoIAlign with adaptive sampling, as in the published code.
-    Masks are cut a few at a time, and those without a box not at all, so that the memory beside the result is bounded.
     """
-    parts, first, place = [], 0, 0
+    parts = [
+        (roi_align(planes[:, None], rois, side, sampling_ratio=0, aligned=True)[:, 0] >= 0.5).float()
+        for planes, rois in _with_boxes(masks, boxes, counts)
+    ]
+    return torch.cat(parts) if parts else boxes.new_zeros(0, side, side)
+
+
+@torch.no_grad()
+def shares_inside(
+    masks: Sequence[Tensor],  # per image (G, H, W) bool or uint8
+    boxes: Tensor,  # (T, 4) float32 pixels, as in `crop_masks`
+    counts: Sequence[int],  # (M,)
+) -> Tensor:
+    """Which part of its mask lies in each box, whole pixels from floor to floor, both included: (T,) float32 in [0, 1].
+
+    0 for an empty mask.
+    """
+    parts = []
+    for planes, rois in _with_boxes(masks, boxes, counts):
+        height, width = planes.shape[1:]
+        sums = F.pad(planes.cumsum(1).cumsum(2), (1, 0, 1, 0))  # of all pixels above and left
+        mask, (left, top, right, bottom) = rois[:, 0].long(), rois[:, 1:].long().unbind(1)
+        left, right = left.clamp(0, width), (right + 1).clamp(0, width)
+        top, bottom = top.clamp(0, height), (bottom + 1).clamp(0, height)
+        inside = sums[mask, bottom, right] - sums[mask, top, right] - sums[mask, bottom, left] + sums[mask, top, left]
+        parts.append(inside / sums[mask, -1, -1].clamp(min=1))
+    return torch.cat(parts) if parts else boxes.new_zeros(0)
+
+
+def _with_boxes(masks: Sequence[Tensor], boxes: Tensor, counts: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The masks that have boxes, (g, H, W) float32, a few at a time to bound the memory, and (mask, box) (t, 5)."""
+    first, place = 0, 0
     for of_image in masks:
         of_masks = counts[first : first + len(of_image)]
         first += len(of_image)
@@ -63,8 +93,5 @@ def crop_masks(
             index = torch.arange(len(chunk), device=boxes.device).repeat_interleave(repeats)
             own = boxes[place : place + len(index)]
             place += len(index)
-            rois = torch.cat((index[:, None].to(own.dtype), own), dim=1)
-            planes = of_image[torch.tensor(chunk, device=of_image.device)][:, None].float()
-            covered = roi_align(planes, rois, side, sampling_ratio=0, aligned=True)[:, 0]
-            parts.append((covered >= 0.5).float())
-    return torch.cat(parts) if parts else boxes.new_zeros(0, side, side)
+            planes = of_image[torch.tensor(chunk, device=of_image.device)].to(boxes.dtype)
+            yield planes, torch.cat((index[:, None].to(own.dtype), own), dim=1)

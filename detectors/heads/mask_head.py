@@ -7,7 +7,7 @@ C  classes    S  side of a mask, cells: twice that of a pooled RoI    M  objects
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,11 @@ from torchvision.ops import clip_boxes_to_image
 from ..detections.paste import paste_masks
 from ..detections.select import Detections
 from ..geometry.ground_truth import GroundTruth
-from ..geometry.masks import crop_masks
+from ..geometry.masks import crop_masks, shares_inside
 from ..geometry.numbers import require_count, require_share
-from ..losses.tasks import Masks
+from ..losses.tasks import Masks, MaskScores, Task
 from .box_head import RoISample
+from .mask_score_head import MaskScoreHead, mask_ious
 from .roi_align import PyramidRoIAlign
 
 
@@ -34,12 +35,15 @@ class MaskSettings:
         limit: at most this many positives of a batch, drawn at random, train it; the published code has 200, to save
             memory. None: all.
         threshold: probability from which a pixel of a detection belongs to its object.
+        scoring: whether a head beside it predicts the IoU of each mask, whose product with the score of the box is the
+            score of the mask (Mask Scoring R-CNN, CVPR 2019): not for a loss that ranks.
     """
 
     channels: int = 256
     convolutions: int = 4
     limit: int | None = None
     threshold: float = 0.5
+    scoring: bool = False
 
     def __post_init__(self) -> None:
         require_count("masks.channels", self.channels)
@@ -47,6 +51,13 @@ class MaskSettings:
         if self.limit is not None:
             require_count("masks.limit", self.limit)
         require_share("masks.threshold", self.threshold)
+
+
+class MaskPredictions(NamedTuple):
+    """What a mask head says of RoIs."""
+
+    logits: Tensor  # (T, S, S)
+    ious: Tensor | None  # (T,) float32, of each mask with its object; None without a head for them
 
 
 class MaskHead(nn.Module):
@@ -73,6 +84,9 @@ class MaskHead(nn.Module):
         nn.init.kaiming_normal_(self.mask.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(cast(Tensor, self.upsample.bias))
         nn.init.zeros_(self.mask.bias)
+        self.score_head = None
+        if settings.scoring:
+            self.score_head = MaskScoreHead(in_channels, settings.channels, pool.output_size, num_classes)
 
     @property
     def side(self) -> int:
@@ -84,14 +98,19 @@ class MaskHead(nn.Module):
         features: Mapping[str, Tensor],  # levels by name, (n, F, H, W)
         boxes: Sequence[Tensor],  # per image (T_i, 4) float32 pixels
         labels: Tensor,  # (T,) int64
-    ) -> Tensor:
-        """The logits of the masks of the given classes, (T, S, S), in the order of the boxes."""
-        cells = self.upsample(self.tower(self.pool(features, boxes))).relu().flatten(2)  # (T, channels, S S)
+    ) -> MaskPredictions:
+        """The masks of the given classes, in the order of the boxes."""
+        pooled = self.pool(features, boxes)
+        cells = self.upsample(self.tower(pooled)).relu().flatten(2)  # (T, channels, S S)
         logits = torch.baddbmm(self.mask.bias[labels, None, None], self.mask.weight[labels, None], cells)
-        return logits.view(-1, self.side, self.side)
+        logits = logits.view(-1, self.side, self.side)
+        return MaskPredictions(logits, None if self.score_head is None else self.score_head(pooled, logits, labels))
 
-    def task(self, features: Mapping[str, Tensor], sample: RoISample, truth: GroundTruth) -> Masks:
-        """The masks of the positives beside what they should be: that part of the object which lies in the RoI."""
+    def tasks(self, features: Mapping[str, Tensor], sample: RoISample, truth: GroundTruth) -> dict[str, Task]:
+        """The masks of the positives beside what they should be: that part of the object which lies in the RoI.
+
+        With a head for their scores these are a second task.
+        """
         assert truth.masks is not None
         height, width = truth.masks[0].shape[-2:]  # of the padded batch
         kept = self._kept(len(sample.positive), sample.positive.device)
@@ -103,8 +122,13 @@ class MaskHead(nn.Module):
         rois = clip_boxes_to_image(rois, (height, width))  # an object's box may go far beyond its image
         of_objects = iter(counts)
         in_images = [sum(itertools.islice(of_objects, len(objects))) for objects in truth.boxes]
-        logits = self(features, rois.split(in_images), truth.all_labels[matched])
-        return Masks(logits, crop_masks(truth.masks, rois, counts, self.side), kept)
+        logits, scores = self(features, rois.split(in_images), truth.all_labels[matched])
+        truths = crop_masks(truth.masks, rois, counts, self.side)
+        tasks: dict[str, Task] = {"mask": Masks(logits, truths, kept)}
+        if scores is not None:
+            ious = mask_ious(logits, truths, shares_inside(truth.masks, rois, counts))
+            tasks["mask_score"] = MaskScores(scores, ious, kept)
+        return tasks
 
     def _kept(self, positives: int, device: torch.device) -> Tensor:
         """The positives that train, by their place among the P: all, or a random part."""
@@ -113,15 +137,13 @@ class MaskHead(nn.Module):
             return torch.arange(positives, device=device)
         return torch.randperm(positives, device=device)[:limit]
 
-    def probabilities(
+    def pasted(
         self,
-        features: Mapping[str, Tensor],
-        boxes: Sequence[Tensor],  # per image (k, 4) float32 pixels
-        labels: Tensor,  # of all images
-    ) -> Tensor:
-        """The masks of detections, (k of all images, S, S) float32 in [0, 1]."""
-        return self(features, boxes, labels).float().sigmoid()
-
-    def pasted(self, found: Detections, probabilities: Tensor, shape: tuple[int, int]) -> Detections:
-        """The detections of an image of that height and width, with their masks."""
-        return found._replace(masks=paste_masks(probabilities, found.boxes, shape, self.settings.threshold))
+        found: Detections,
+        probabilities: Tensor,  # (k, S, S) float32 in [0, 1]
+        ious: Tensor | None,  # (k,) that the masks are expected to have
+        shape: tuple[int, int],
+    ) -> Detections:
+        """The detections of an image of that height and width, with their masks and the scores of those."""
+        masks = paste_masks(probabilities, found.boxes, shape, self.settings.threshold)
+        return found._replace(masks=masks, mask_scores=None if ious is None else found.scores * ious.clamp(0, 1))

@@ -74,9 +74,9 @@ class HeadOutputs:
         if self.tasks[self.labelled_by].kept is not None:
             raise ValueError(f"labelled_by={self.labelled_by!r}: a task of only some positives cannot label all")
 
-    def beside(self, name: str, task: Task) -> "HeadOutputs":
-        """The same with one more task."""
-        return replace(self, tasks={**self.tasks, name: task})
+    def beside(self, tasks: Mapping[str, Task]) -> "HeadOutputs":
+        """The same with more tasks."""
+        return replace(self, tasks={**self.tasks, **tasks})
 
     @property
     def quality(self) -> Tensor:

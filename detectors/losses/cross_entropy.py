@@ -9,7 +9,9 @@ from torch.nn import functional as F
 
 from .classifiers import Softmax
 from .contract import DetectionLoss, HeadLosses, HeadOutputs, head_losses
-from .tasks import Boxes, Masks
+from .tasks import Boxes, Masks, MaskScores
+
+SCORE_WEIGHT = 0.5  # of the squared errors of mask scores, as published
 
 
 def _localisation(outputs: HeadOutputs, candidates: int, beta: float, giou: float | None = None) -> dict[str, Tensor]:
@@ -21,6 +23,8 @@ def _localisation(outputs: HeadOutputs, candidates: int, beta: float, giou: floa
             terms[name] = total / max(candidates, 1)
         elif isinstance(task, Masks):
             terms[name] = task.cross_entropy()
+        elif isinstance(task, MaskScores):
+            terms[name] = SCORE_WEIGHT * task.mean_square()
     return terms
 
 

@@ -161,6 +161,35 @@ class Masks(Task):
 
 
 @dataclass(frozen=True, eq=False)
+class MaskScores(Task):
+    """The IoUs that an auxiliary head expects of the masks: errors are squares, of masks that meet their object."""
+
+    predicted: Tensor  # (T,) float32
+    truths: Tensor  # (T,) in [0, 1]
+    kept: Tensor | None = None
+    balanced: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _same_shape(self, "predicted", "truths")
+
+    @property
+    def errors(self) -> Tensor:
+        return (self.predicted - self.truths).square().where(self.truths > 0, 0)
+
+    @property
+    def quality(self) -> Tensor:
+        return 1 - (self.predicted.detach() - self.truths).abs().clamp(max=1)
+
+    @property
+    def output(self) -> Tensor:
+        return self.predicted
+
+    def mean_square(self) -> Tensor:
+        """() the mean over the masks that meet their object; 0 without any."""
+        return self.errors.sum() / (self.truths > 0).sum().clamp(min=1)
+
+
+@dataclass(frozen=True, eq=False)
 class Centerness(Task):
     """The auxiliary head of ATSS: errors are binary cross-entropies with the centerness of the anchors."""
 

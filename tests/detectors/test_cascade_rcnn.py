@@ -123,7 +123,7 @@ def test_detections_equal_a_slow_restatement(masks: MaskSettings | None, batch: 
             assert torch.equal(found[i]["labels"], pairs[:, 1])
             if masks is not None:
                 rois = [found[i]["boxes"] if j == i else torch.zeros(0, 4) for j in range(len(batch[0]))]
-                each = [head(features, rois, found[i]["labels"]).sigmoid() for head in model.mask_heads]
+                each = [head(features, rois, found[i]["labels"]).logits.sigmoid() for head in model.mask_heads]
                 expected = paste_masks(sum(each) / 3, found[i]["boxes"], image.shape[1:])
                 assert (expected != found[i]["masks"]).float().mean() < 1e-3
 

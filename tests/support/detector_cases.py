@@ -63,6 +63,9 @@ DETECTORS: dict[str, Family] = {
         TO_OVERFIT,
     ),
     "mask_rcnn": Family(mask_rcnn, TWO_STAGES[:2], SMALL | {"masks": MASKS}, TO_OVERFIT),
+    "mask scoring R-CNN": Family(
+        mask_rcnn, TWO_STAGES[1:2], SMALL | {"masks": replace(MASKS, scoring=True)}, TO_OVERFIT
+    ),
     "cascade_rcnn": Family(cascade_rcnn, TWO_STAGES[:2], SMALL | CASCADE, TO_OVERFIT),
     "cascade_rcnn with masks": Family(cascade_rcnn, TWO_STAGES[:1], SMALL | CASCADE | {"masks": MASKS}, TO_OVERFIT),
 }
