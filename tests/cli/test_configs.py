@@ -65,6 +65,44 @@ def test_every_row_of_table_10_has_its_file():
     assert rows == {("random", "random"), ("all", "random"), ("all", "all")}
 
 
+def test_every_row_of_tables_4_5_8_and_of_the_cascade_has_its_file():
+    """Detector and data, loss, mask scoring; backbone, deformable convolutions, CARAFE; epochs."""
+    rows = set()
+    for file in FILES:
+        settings = yaml.safe_load(file.read_text())
+        detector = settings["model"]["class_path"].removeprefix("rst.detectors.")
+        if detector in ("mask_rcnn", "cascade_rcnn") and file.parent.name != "sample":
+            arguments = settings["model"]["init_args"]
+            backbone, scoring = arguments["backbone"], arguments.get("masks", {}).get("scoring", False)
+            parts = backbone["name"], backbone.get("deformable", False), backbone.get("fpn_upsampling") == "carafe"
+            key = (detector, file.parent.name, arguments["loss"], scoring)
+            rows.add((*key, *parts, settings["trainer"]["max_epochs"]))
+    plain, ranked = ("resnet50", False, False), ("mask_rcnn", "coco", "rank_sort", False)
+    assert rows == {
+        (*ranked, *plain, 12),
+        ("mask_rcnn", "coco", "cross_entropy", False, *plain, 12),
+        ("mask_rcnn", "coco", "cross_entropy", True, *plain, 12),
+        (*ranked, "resnet50", False, True, 12),
+        (*ranked, "resnet101", False, False, 36),
+        (*ranked, "resnet101", False, True, 36),
+        (*ranked, "resnet101", True, True, 36),
+        (*ranked, "resnext101_64x4d", True, True, 36),
+        ("mask_rcnn", "lvis", "rank_sort", False, *plain, 12),
+        ("mask_rcnn", "lvis", "cross_entropy", False, *plain, 12),
+        ("cascade_rcnn", "coco", "rank_sort", False, *plain, 12),
+        ("cascade_rcnn", "coco", "cross_entropy", False, *plain, 12),
+    }
+
+
+def test_the_recipe_of_lvis():
+    """1,203 classes, repeats as the published code counts them, six short sides, 300 detections (table 5)."""
+    settings = yaml.safe_load((CONFIGS / "lvis/rs_mask_rcnn_r50_fpn_1x.yaml").read_text())
+    data, model = settings["data"], settings["model"]["init_args"]
+    assert (data["repeat_threshold"], data["repeat_rounding"], data["masks"]) == (0.001, "up", True)
+    assert data["short_sides"] == list(range(640, 801, 32))
+    assert (model["num_classes"], model["detections"]) == (1203, {"score_threshold": 0.6, "limit": 300})
+
+
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_its_header_is_a_label(file):
     header = re.match(r"(?:#.*\n)+", file.read_text()).group()
@@ -85,7 +123,7 @@ def test_every_baseline_says_from_what_it_differs():
 
 @pytest.mark.parametrize(("variant", "difference"), TWINS, ids=name_of)
 def test_a_variant_differs_only_in_what_its_header_says(variant, difference):
-    files = (variant.with_name(difference[1]), variant)
+    files = (variant.parent / difference[1], variant)
     first, second = (dict(flat(yaml.safe_load(file.read_text()))) for file in files)
     differing = {key for key in first.keys() | second.keys() if first.get(key) != second.get(key)}
     assert differing
