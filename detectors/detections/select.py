@@ -14,6 +14,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 from ..geometry.numbers import require_count, require_share
 
 MIN_SIDE = 1e-2  # pixels: torchvision's bound on a detection's width and height
+AT_FIRST = 4096  # candidates that are looked at before all the others
 
 # (boxes (m, 4), scores (m,), labels (m,), IoU threshold) -> the kept ones by descending score, (k,) int64
 Suppression = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -74,9 +75,13 @@ def select_detections(
     settings: DetectionSettings,
     *,
     factors: Tensor | None = None,  # (R,)
-    suppress: Suppression = suppress_by_group,
+    suppress: Suppression | None = None,
 ) -> Detections:
     """Looks at every (candidate, class) above the threshold; suppresses within each class.
+
+    Where there are many, the best are looked at first, and the others only if too few of those survive: a candidate is
+    suppressed by better ones alone, so the detections are the same. With 1,203 classes and a low threshold an image has
+    a million candidates, and looking at all of them took 16 times as long on a CPU.
 
     Args:
         scores: of each candidate and class.
@@ -84,14 +89,26 @@ def select_detections(
         shape: height and width of the image, pixels.
         settings: threshold, suppression and limit.
         factors: multiplied to the scores after the threshold, of an auxiliary head.
-        suppress: chooses among overlapping detections.
+        suppress: chooses among overlapping detections, of which it then sees all; None: the better within each class.
     """
     candidate, label = (scores > settings.score_threshold).nonzero(as_tuple=True)
     score = scores[candidate, label]
     if factors is not None:
         score = score * factors[candidate]
-    boxes = clip_boxes_to_image(decode(candidate, label), shape)
-    large = remove_small_boxes(boxes, MIN_SIDE)
-    boxes, score, label, candidate = boxes[large], score[large], label[large], candidate[large]
-    kept = suppress(boxes, score, label, settings.nms_iou)[: settings.limit]
-    return Detections(boxes[kept], score[kept], label[kept], candidate[kept])
+
+    def chosen(candidate: Tensor, label: Tensor, score: Tensor) -> Detections:
+        boxes = clip_boxes_to_image(decode(candidate, label), shape)
+        large = remove_small_boxes(boxes, MIN_SIDE)
+        boxes, score, label, candidate = boxes[large], score[large], label[large], candidate[large]
+        kept = (suppress or suppress_by_group)(boxes, score, label, settings.nms_iou)[: settings.limit]
+        return Detections(boxes[kept], score[kept], label[kept], candidate[kept])
+
+    if suppress is not None or len(score) <= AT_FIRST:
+        return chosen(candidate, label, score)
+    order, looked_at = score.argsort(descending=True, stable=True), AT_FIRST
+    while True:
+        best = order[:looked_at]
+        found = chosen(candidate[best], label[best], score[best])
+        if len(found.boxes) == settings.limit or looked_at >= len(order):
+            return found
+        looked_at *= 8

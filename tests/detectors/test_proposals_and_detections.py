@@ -1,5 +1,6 @@
 """Proposals and detections of the two-stage detector against plain restatements."""
 
+import pytest
 import torch
 from detector_cases import Case
 from torch import Tensor
@@ -9,6 +10,7 @@ from torchvision.ops import clip_boxes_to_image, nms
 
 from rst.detectors import Detections, DetectionSettings, ProposalSettings, TwoStageDetector
 from rst.detectors.assignment.scene import Predictions
+from rst.detectors.detections.select import select_detections, suppress_by_group
 from rst.detectors.geometry.boxes import BoxCoder
 from rst.detectors.heads.box_head import RoIPredictions
 
@@ -93,3 +95,25 @@ def test_detections_are_capped():
     logits = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     (found,) = detect(model, logits, torch.zeros(20, 3, 4), [rois])
     torch.testing.assert_close(found.scores, logits.sigmoid().flatten().sort(descending=True).values[:7])
+
+
+@pytest.mark.parametrize("limit", [20, 4000, 10**6])
+@pytest.mark.parametrize("factors", [False, True])
+def test_looking_at_the_best_first_changes_no_detection(limit: int, factors: bool):
+    """30,000 candidates of many classes; with a high limit too few survive among the first 4,096."""
+    generator = torch.Generator().manual_seed(limit)
+    corner = 90 * torch.rand(100, 2, generator=generator)
+    rois = torch.cat((corner, corner + 5 + 60 * torch.rand(100, 2, generator=generator)), dim=1)
+    scores = (torch.randperm(30_000, generator=generator) / 30_000).view(100, 300)
+    by_roi = torch.full((100,), 0.5) if factors else None
+    settings, looked_at = DetectionSettings(0.0, 0.5, limit), []
+
+    def decode(candidate: Tensor, label: Tensor) -> Tensor:
+        looked_at.append(len(candidate))
+        return rois[candidate] + label[:, None] / 100
+
+    found = select_detections(scores, decode, (200, 200), settings, factors=by_roi)
+    assert looked_at == [4096] if limit == 20 else looked_at[:2] == [4096, len(scores[scores > 0])]
+    everything = select_detections(scores, decode, (200, 200), settings, factors=by_roi, suppress=suppress_by_group)
+    for part, whole in zip(found[:4], everything[:4], strict=True):
+        torch.testing.assert_close(part, whole)
