@@ -38,6 +38,7 @@ def faster_rcnn(
     sorting_error: bool | None = None,
     score_weighting: bool | None = None,
     task_balance: TaskBalance | None = None,
+    self_balance_window: int | None = None,
     truths_in_box_loss: bool | None = None,
     rpn_sampling: Sampling | None = None,
     roi_sampling: Sampling | None = None,
@@ -56,23 +57,27 @@ def faster_rcnn(
     a background; labels are the IoUs of the predicted boxes; the box loss is score-weighted GIoU at the value of the
     ranking loss, over the positives that are not an object's own box. With `loss="cross_entropy"` it is the usual
     detector: 256 anchors and 512 proposals sampled per image, cross-entropy, smooth L1. With
-    `loss="cross_entropy_giou"` its box head has the GIoU loss of the decoded boxes instead, ten times. All images of a
-    call form one ranking: four per process are part of the published recipe.
+    `loss="cross_entropy_giou"` its box head has the GIoU loss of the decoded boxes instead, ten times. With
+    `loss="alrp"` both heads have aLRP loss, also without samplers and with sigmoids. All images of a call form one
+    ranking: four per process are part of the published recipe.
 
     Args:
         num_classes: C, without background; labels are 0 to C - 1.
         backbone: backbone, weights, what is frozen, and channels of the pyramid (and so of the RPN).
         loss: the recipe.
-        delta: half-width of the ranking's smoothed step, in logits (0.5). It and the next four are of Rank & Sort.
+        delta: half-width of the ranking's smoothed step, in logits (0.5; 1 with aLRP). Only Rank & Sort has the next
+            three.
         sorting_error: False trains on the ranking error alone, to which the box loss is then balanced: the paper's
             ablation.
         score_weighting: False counts every positive alike in the box loss, instead of by its score (Table 9).
         task_balance: the factor of the box losses: "value", "magnitude" or a number, see `Localisation` ("value"; Table
             9).
+        self_balance_window: training steps after which aLRP renews its balance; an epoch's (7330, COCO at 16 images).
         truths_in_box_loss: True counts the objects' own boxes, which train among the proposals, in the box loss of the
-            box head, as the published code does. False: they are ranked alone (False).
+            box head, as the published code does. False: they are ranked alone (False with Rank & Sort; aLRP knows True
+            only).
         rpn_sampling: which anchors train the RPN: "random" draws 256 of an image, at most half of them positives; "all"
-            has no sampler ("all" with Rank & Sort, otherwise "random"; Table 10).
+            has no sampler ("all" with Rank & Sort and aLRP, otherwise "random"; Table 10).
         roi_sampling: which proposals train the box head: "random" draws 512 of an image, at most a quarter of them
             positives; "all" as above.
         stages: IoU with its object from which a RoI is a positive, for each box head. Several make it a Cascade R-CNN:
@@ -99,9 +104,18 @@ def faster_rcnn(
         require_above_zero("anchor_ratios", ratio)
     for iou in stages:
         require_share("stages", iou)
-    switches = Switches(delta, sorting_error, score_weighting, task_balance, truths_in_box_loss=truths_in_box_loss)
-    if masks is not None and masks.scoring and loss not in ("cross_entropy", "cross_entropy_giou"):
+    if masks is not None and loss == "alrp":
+        raise ValueError("masks do not go with loss='alrp', which ranks box errors and no others")
+    if masks is not None and masks.scoring and not loss.startswith("cross_entropy"):
         raise ValueError(f"masks.scoring=True does not go with loss={loss!r}, which has no auxiliary head")
+    switches = Switches(
+        delta,
+        sorting_error,
+        score_weighting,
+        task_balance,
+        self_balance_window,
+        truths_in_box_loss=truths_in_box_loss,
+    )
     recipe = two_stage_recipe(loss, switches, rpn_sampling, roi_sampling, stages=len(stages))
     pyramid, channels, cascade = P2_TO_P6, backbone.fpn_channels, len(stages) > 1
     pooled = pyramid.names[:POOLED_LEVELS], pyramid.strides[:POOLED_LEVELS]

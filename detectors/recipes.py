@@ -5,6 +5,7 @@ Two stages (Table 1):
 | loss                 | both heads                 | samplers    | RPN weighted by | scale of the RPN's deltas |
 |----------------------|----------------------------|-------------|-----------------|---------------------------|
 | "rank_sort"          | Rank & Sort, GIoU by value | none        | 0.2             | 0.1, 0.1, 0.2, 0.2        |
+| "alrp"               | aLRP, GIoU by itself       | none        | 0.2             | 0.1, 0.1, 0.2, 0.2        |
 | "cross_entropy"      | cross-entropy, smooth L1   | 256 and 512 | 1               | 1, 1, 1, 1                |
 | "cross_entropy_giou" | see below                  | 256 and 512 | 1               | 1, 1, 1, 1                |
 
@@ -12,10 +13,11 @@ Two stages (Table 1):
 has L1, both beside cross-entropy. The samplers may be switched with every loss (Table 10).
 
 Several stages (section 6.1.1, Cascade R-CNN): one more head of the same loss each. With cross-entropy their weights are
-1, 0.5, 0.25 and their deltas ever finer, as usual; with Rank & Sort all have the weight 1 and the scale above.
+1, 0.5, 0.25 and their deltas ever finer, as usual; with a ranking loss all have the weight 1 and the scale above.
 
 The R-CNN head also trains on the objects' own boxes. With "rank_sort" they are ranked and have no box loss, unless
-`truths_in_box_loss` (as published) is set; with the others they have one, as is usual.
+`truths_in_box_loss` (as published) is set; with the others they have one, as is usual. aLRP cannot do without: there
+the box errors of all positives are part of the ranking.
 
 One stage on anchors (Tables 2 and 9):
 
@@ -42,18 +44,20 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler 
 
 from rst.kernels import average_precision
 
+from .geometry.numbers import require_count
 from .losses.contract import DetectionLoss
 from .losses.cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
 from .losses.localisation import Localisation, TaskBalance
 from .losses.pointwise import Focal, QualityFocal
 from .losses.ranking import Alrp, AveragePrecision, RankSort
 
-TwoStageLoss = Literal["rank_sort", "cross_entropy", "cross_entropy_giou"]
+TwoStageLoss = Literal["rank_sort", "alrp", "cross_entropy", "cross_entropy_giou"]
 Sampling = Literal["random", "all"]
 DenseLoss = Literal["rank_sort", "average_precision", "alrp", "focal", "qfl"]
 
 EPOCH = 7330  # training steps: COCO at 16 images
 RPN_WEIGHT = 0.20  # of all terms of an RPN that ranks (paper, section 5)
+RPN_IOU = 0.7  # of an anchor that is a positive; a box head of aLRP takes 0.5 in all stages
 BOX_STD = (0.1, 0.1, 0.2, 0.2)  # of every box branch trained by ranking
 # Of an image, and the share of positives among them: the usual random samples of both heads.
 RPN_SAMPLER = Sampler(256, 0.5)
@@ -118,6 +122,8 @@ class Switches:
         if self.delta is not None:
             nothing = torch.zeros(0, dtype=torch.float32, device="cpu")
             average_precision(nothing, nothing, delta=self.delta)  # it says which deltas there are
+        if self.self_balance_window is not None:
+            require_count("self_balance_window", self.self_balance_window)
 
     def localisation(self, row: Localisation) -> Localisation:
         """The localisation of the row, as switched."""
@@ -132,6 +138,16 @@ class Switches:
         """Rank & Sort, as switched."""
         delta = 0.5 if self.delta is None else self.delta
         return RankSort(weight, delta, self.sorting_error is not False, self.localisation(Localisation()))
+
+    def alrp(self, weight: float = 1.0, positive_iou: float = 0.5) -> Alrp:
+        """aLRP, as switched; ValueError for a switch that it lacks."""
+        self.refuse("alrp", _UNIFIED, "centerness")
+        self.refuse("alrp", "which ranks and balances box errors itself", "score_weighting", "task_balance")
+        self.refuse("alrp", _NO_SWITCH, "sorting_error")
+        if self.truths_in_box_loss is False:
+            self.refuse("alrp", "which ranks the box errors of all positives", "truths_in_box_loss")
+        window = EPOCH if self.self_balance_window is None else self.self_balance_window
+        return Alrp(weight, 1.0 if self.delta is None else self.delta, window, positive_iou)
 
     def refuse(self, loss: str, reason: str, *names: str) -> None:
         """ValueError where one of these is chosen, all of them without `names`: `loss` lacks it, for that reason."""
@@ -164,6 +180,10 @@ def two_stage_recipe(
             [Stage(switches.rank_sort(1.0)) for _ in range(stages)],
             rpn_std=BOX_STD,
             truths_in_box_loss=bool(switches.truths_in_box_loss),
+        )
+    elif loss == "alrp":
+        recipe = TwoStageRecipe(
+            switches.alrp(RPN_WEIGHT, RPN_IOU), [Stage(switches.alrp()) for _ in range(stages)], rpn_std=BOX_STD
         )
     elif loss in ("cross_entropy", "cross_entropy_giou"):
         switches.refuse(loss, "which neither ranks nor balances")
@@ -209,11 +229,7 @@ def _average_precision(switches: Switches) -> DenseRecipe:
 
 
 def _alrp(switches: Switches) -> DenseRecipe:
-    switches.refuse("alrp", _UNIFIED, "centerness")
-    switches.refuse("alrp", "which ranks and balances box errors itself", "score_weighting", "task_balance")
-    switches.refuse("alrp", _NO_SWITCH, "sorting_error")
-    window = EPOCH if switches.self_balance_window is None else switches.self_balance_window
-    return DenseRecipe(Alrp(1.0 if switches.delta is None else switches.delta, window))
+    return DenseRecipe(switches.alrp())
 
 
 def _pointwise(

@@ -57,16 +57,26 @@ class AveragePrecision(DetectionLoss):
 class Alrp(DetectionLoss):
     """aLRP loss: one ranking of classification and GIoU, balanced by itself (Oksuz et al., NeurIPS 2020).
 
-    Its balance is a state that belongs into checkpoints.
+    Its balance is a state that belongs into checkpoints. Every positive has its box error in the ranking, so
+    `Boxes.counted` cannot leave one out. Nor need it: the balance is a ratio over a window, and does not explode where
+    the errors of one step vanish.
 
     Args:
+        weight: factor of both terms; 0.20 in an RPN. The balance is a ratio, and does not see it.
         delta: half-width of the smoothed step, in logits.
         window: training steps, an epoch's, after which the balance is renewed; 7330 is COCO's at 16 images.
+        positive_iou: IoU from which a candidate is a positive. The ranking divides the box errors by 2 (1 - this), as
+            the published code does with 0.5 and, in an RPN, 0.7; the box loss has them undivided.
+
+    Raises:
+        ValueError: for a `positive_iou` outside [0, 1).
     """
 
-    def __init__(self, delta: float = 1.0, window: int = 7330) -> None:
+    def __init__(self, weight: float = 1.0, delta: float = 1.0, window: int = 7330, positive_iou: float = 0.5) -> None:
         super().__init__()
-        self.delta = delta
+        if not 0 <= positive_iou < 1:
+            raise ValueError(f"positive_iou={positive_iou!r} is not in [0, 1)")
+        self.weight, self.delta, self.scale = weight, delta, 2 * (1 - positive_iou)
         self.balance = SelfBalance(window=window)
 
     def forward(self, outputs: HeadOutputs) -> HeadLosses:
@@ -75,9 +85,14 @@ class Alrp(DetectionLoss):
             raise ValueError(f"aLRP ranks box errors and no others, not those of {', '.join(outputs.tasks)}")
         if boxes.counted is not None:
             raise ValueError("aLRP ranks the box errors of all positives: Boxes.counted has to be None")
-        loss = alrp(outputs.classification.logits, outputs.targets, boxes.errors, delta=self.delta)
+        loss = alrp(outputs.classification.logits, outputs.targets, boxes.errors / self.scale, delta=self.delta)
+        loss = loss._replace(localisation=self.scale * loss.localisation)
         factor = self.balance.weight.clone()  # of this step; calling the balance may renew it
         self.balance(loss)
         return head_losses(
-            outputs, {"cls": loss.classification}, {"bbox": factor * loss.localisation}, balance={"bbox": factor}
+            outputs,
+            {"cls": loss.classification},
+            {"bbox": factor * loss.localisation},
+            weight=self.weight,
+            balance={"bbox": factor},
         )

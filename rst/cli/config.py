@@ -10,7 +10,8 @@ from lightning.pytorch import Trainer, seed_everything
 from torch import nn
 
 from rst.cli.config_files import check_config_file
-from rst.cli.mistakes import groups, never_null, summarise, unwrap
+from rst.cli.mistakes import summarise, unwrap
+from rst.cli.model_arguments import groups, never_null
 from rst.data import DetectionData
 from rst.training import CheckpointSettings, ConfigError, OptimizerSettings, ScheduleSettings
 from rst.training.errors import DownloadError
@@ -133,13 +134,13 @@ def _check_groups(settings: Namespace) -> None:
     jsonargparse lets both pass inside a model's arguments.
     """
     own = settings.model.get("init_args") or Namespace()
-    inner = groups(settings.model.class_path)
-    for name, keys in inner.items():
+    fixed = never_null(settings.model.class_path)
+    for name, keys in groups(settings.model.class_path).items():
         value = own.get(name)
-        if name in own and not isinstance(value, (Namespace, dict)):
+        if name in own and not isinstance(value, (Namespace, dict)) and (value is not None or name in fixed):
             said = ", ".join(f"{name}.{key}" for key in keys)
             raise ConfigError(f"model.{name}: has keys of its own ({said}), got {'null' if value is None else value}")
-    for key in never_null(settings.model.class_path):
+    for key in fixed:
         if key in own and own.get(key) is None:
             raise ConfigError(f"model.{key}: must not be null")
 

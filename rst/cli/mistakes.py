@@ -1,13 +1,10 @@
 """jsonargparse's messages in one line: the key, what is wrong with it, what was probably meant."""
 
-import importlib
-import inspect
 import re
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
 from traceback import walk_tb
-from typing import Any, get_args, get_type_hints
 
+from rst.cli.model_arguments import arguments, groups
 from rst.cli.suggestions import nearest
 
 
@@ -20,14 +17,15 @@ def summarise(text: str, known_keys: Iterable[str]) -> str:
     """
     path = ".".join(re.findall(r'Parser key "([^"]+)"', text))
     class_path = _first(r"class_path '([^']+)'", text)
-    if class_path:  # the rest only says that the value is not null either
-        text = re.split(r"\n\s*- Expected a <class 'NoneType'>", text)[0]
+    if problem := re.search(r"^( *- )Problem with given class_path", text, re.MULTILINE):
+        # the rest of that list only says that the model is not null either
+        text = text.split(f"\n{problem[1]}Expected a <class 'NoneType'>")[0]
     text = re.sub(r"Group '([^']+)' does not accept option '([^']+)'", r"Option '\1.\2' is not accepted", text)
     unknown = _first(r"Option '([^']+)' is not accepted", text) or _first(r"unrecognized arguments: --([^\s=]+)", text)
     if unknown:
         key = f"{path}.{unknown}" if path else unknown
         of = f" of {class_path}" if class_path else ""
-        close = nearest(unknown, _arguments(class_path) if class_path else _with_sections(known_keys))
+        close = nearest(unknown, arguments(class_path) if class_path else _with_sections(known_keys))
         return f"unknown key {key}{of}" + (f" (did you mean {close}?)" if close else "")
     if section := _first(r"""^\s*Parser key "(\w+)":\s+Unable to load config ['"]""", text):
         return f"{section}: is a section; set its keys, as --{section}.KEY VALUE"
@@ -41,15 +39,22 @@ def summarise(text: str, known_keys: Iterable[str]) -> str:
         return f"unknown key {path}.{below}: {path} has no keys of its own"
     if path == "model" and value is not None and "dot import path" in text:
         return f"model: must be the import path of a function or class, as rst.detectors.atss, got {value}"
+    if class_path and value is not None and (inner := groups(class_path).get(path.removeprefix("model."))):
+        return _keys_of_its_own(path, inner, value)
     if path and expected and value is not None:
         return f"{path}: expected {' or '.join(dict.fromkeys(expected))}, got {value}"
     if class_path and (given := _first(r'Unable to load config "([^"]*)"', text)):
-        own = [key for key in _arguments(class_path) if path.endswith(f".{key.split('.')[0]}") and "." in key]
-        return f"{'.'.join(dict.fromkeys(path.split('.')))}: has keys of its own ({', '.join(own)}), got {given}"
+        path = ".".join(dict.fromkeys(path.split(".")))
+        return _keys_of_its_own(path, groups(class_path).get(path.removeprefix("model."), []), given)
     if class_path:
         reason = _first(r"Problem with given class_path '[^']+':\s*([^\n]+)", text)
         return f"{path}.class_path: cannot use {class_path}: {reason}"
     return re.sub(r"\s*\n\s*", " ", text).strip()
+
+
+def _keys_of_its_own(path: str, keys: Iterable[str], given: str) -> str:
+    name = path.rpartition(".")[2]
+    return f"{path}: has keys of its own ({', '.join(f'{name}.{key}' for key in keys)}), got {given}"
 
 
 def unwrap(error: Exception) -> Exception:
@@ -85,43 +90,6 @@ def _readable(kind: str) -> str:
     name = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", kind)
     name = re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", name)
     return {"NoneType": "null", "Sequence": "a list"}.get(name, name)
-
-
-def groups(class_path: str) -> dict[str, list[str]]:
-    """The arguments of a model that are settings objects, and the fields of each."""
-    return {p.name: [f.name for f in fields(p.default)] for p in _parameters(class_path) if is_dataclass(p.default)}
-
-
-def never_null(class_path: str) -> list[str]:
-    """The arguments of a model, and the fields of its settings objects, whose types do not allow None."""
-
-    def without_none(hinted: Any, prefix: str = "") -> list[str]:
-        try:
-            hints = get_type_hints(hinted)
-        except (NameError, TypeError):  # a type that exists for type checkers alone
-            return []
-        open_to_none = (Any, None, type(None))
-        fixed = [name for name, hint in hints.items() if hint not in open_to_none and type(None) not in get_args(hint)]
-        return [f"{prefix}{name}" for name in fixed if name != "return"]
-
-    module, _, name = class_path.rpartition(".")
-    model = getattr(importlib.import_module(module), name)
-    found = without_none(model.__init__ if inspect.isclass(model) else model)
-    for parameter in _parameters(class_path):
-        if is_dataclass(parameter.default):
-            found += without_none(type(parameter.default), f"{parameter.name}.")
-    return found
-
-
-def _arguments(class_path: str) -> list[str]:
-    """The arguments of a model, and the fields of those that are settings objects, as `backbone.name`."""
-    inner = [f"{group}.{field}" for group, own in groups(class_path).items() for field in own]
-    return [p.name for p in _parameters(class_path)] + inner
-
-
-def _parameters(class_path: str) -> list[inspect.Parameter]:
-    module, _, name = class_path.rpartition(".")
-    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters.values())
 
 
 def _with_sections(keys: Iterable[str]) -> list[str]:

@@ -56,6 +56,30 @@ def test_every_row_of_tables_2_and_9_has_its_file():
     }
 
 
+def test_every_row_of_table_1_has_its_file():
+    """Of Faster R-CNN with ResNet-50: the loss and the upsampling of the pyramid; samplers are table 10's."""
+    rows = set()
+    for file in (CONFIGS / "coco").glob("*faster_rcnn_r50*.yaml"):
+        arguments = yaml.safe_load(file.read_text())["model"]["init_args"]
+        if not any(key.endswith("_sampling") for key in arguments):
+            rows.add((arguments["loss"], arguments["backbone"].get("fpn_upsampling", "nearest")))
+    plain = {(loss, "nearest") for loss in ("rank_sort", "alrp", "cross_entropy", "cross_entropy_giou")}
+    assert rows == plain | {("rank_sort", "carafe"), ("cross_entropy", "carafe")}
+
+
+@pytest.mark.parametrize("file", sorted((CONFIGS / "coco").glob("*faster_rcnn_r50_fpn*1x*.yaml")), ids=name_of)
+def test_a_row_of_table_1_has_all_its_numbers(file):
+    """AP, AP50, AP75, oLRP and its three parts; a row of table 10 has AP and the negatives per positive."""
+    header = " ".join(re.match(r"(?:#.*\n)+", file.read_text()).group().replace("#", "").split())
+    if "sampled" in file.name:
+        assert re.search(
+            r"box AP [\d.]+ on val2017; negatives per positive \d+ in the RPN, \d+ in the R-CNN head", header
+        )
+    else:
+        parts = r"oLRP [\d.]+ \(localisation [\d.]+, false positives [\d.]+, false negatives [\d.]+\)"
+        assert re.search(rf"box AP [\d.]+ \(AP50 [\d.]+, AP75 [\d.]+\), {parts} on val2017", header)
+
+
 def test_every_row_of_table_10_has_its_file():
     """Random or no samplers in the RPN and in the R-CNN head of RS R-CNN; by default it has none."""
     rows = set()
@@ -131,13 +155,15 @@ def test_a_variant_differs_only_in_what_its_header_says(variant, difference):
     assert differing == {key for key in first.keys() | second.keys() if key in difference[2]}
 
 
-def test_the_papers_long_schedule():
+@pytest.mark.parametrize("more", [{}, {"fpn_upsampling": "carafe"}], ids=["RS-R-CNN", "RS-R-CNN+"])
+def test_the_papers_long_schedule(more):
     """36 epochs, a tenth after 27 and after 33, one of seven short sides an image; DCNv2 on ResNet-101 (table 3)."""
-    settings = yaml.safe_load((CONFIGS / "coco/rs_faster_rcnn_r101_dcn_fpn_3x.yaml").read_text())
+    name = f"rs_faster_rcnn_r101_dcn_fpn_{'carafe_' if more else ''}3x"
+    settings = yaml.safe_load((CONFIGS / f"coco/{name}.yaml").read_text())
     assert (settings["trainer"]["max_epochs"], settings["schedule"]["milestones"]) == (36, [27, 33])
     assert (settings["data"]["short_sides"], settings["data"]["max_side"]) == (list(range(480, 961, 80)), 1333)
     backbone = settings["model"]["init_args"]["backbone"]
-    assert backbone == {"name": "resnet101", "weights": "IMAGENET1K_V1", "deformable": True}
+    assert backbone == {"name": "resnet101", "weights": "IMAGENET1K_V1", "deformable": True} | more
 
 
 @pytest.mark.parametrize(("name", "lr"), [("rs_faster_rcnn_r50_fpn_1x", 0.012), ("rs_atss_r50_fpn_1x", 0.008)])

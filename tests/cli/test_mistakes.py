@@ -7,7 +7,8 @@ from tiny_detection import CLASSES, prepare_data, training_arguments
 
 from rst.cli.config import build_parser, check_trainer, dump_config, instantiate, parse_config
 from rst.cli.main import main
-from rst.cli.mistakes import _arguments, _with_sections
+from rst.cli.mistakes import _with_sections
+from rst.cli.model_arguments import arguments as arguments_of
 from rst.cli.suggestions import OTHER_NAMES, nearest
 from rst.training import ConfigError
 
@@ -130,7 +131,7 @@ def test_a_precision_is_on_record_by_its_full_name(arguments, given, named):
 def test_every_key_names_itself_when_its_value_is_odd(arguments):
     """A walk over all settings: what is no value of any of them is refused by key, in one line."""
     keys = [key for key, _ in build_parser().get_defaults().items() if key != "config"]
-    keys += [f"model.{key}" for key in _arguments("rst.detectors.atss")]
+    keys += [f"model.{key}" for key in arguments_of("rst.detectors.atss")]
     texts = {"checkpoints.monitor", "trainer.precision", "model.backbone.name", "model.backbone.weights"}
     texts |= {f"data.{split}_{kind}" for split in ("train", "val") for kind in ("annotations", "images")}
     said = {key: _refusal([*arguments, *ATSS, f'--{key}=[{{"a": 1}}]']) for key in keys}
@@ -158,7 +159,7 @@ def test_every_argument_of_a_model_refuses_null_by_name_if_it_must_have_a_value(
     from rst.detectors import atss
 
     parameters = inspect.signature(atss).parameters
-    for key in _arguments("rst.detectors.atss"):
+    for key in arguments_of("rst.detectors.atss"):
         name = key.partition(".")[0]
         nullable = parameters[name].default is None or key == "backbone.weights"
         parser, settings = parse_config([*arguments, *ATSS])
@@ -232,7 +233,7 @@ def test_the_key_that_was_meant(unknown, meant):
 
 
 def test_names_of_others_stand_for_one_key_that_exists():
-    own = [*_arguments("rst.detectors.atss"), "output", "resume"]
+    own = [*arguments_of("rst.detectors.atss"), "output", "resume"]
     assert OTHER_NAMES.keys() <= {*own, *(key for key, _ in build_parser().get_defaults().items())}
     names = " ".join(OTHER_NAMES.values()).split()
     assert len(names) == len(set(names)), "a name stands for one key"

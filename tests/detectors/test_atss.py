@@ -135,7 +135,7 @@ def test_switches_reach_the_loss():
             "^score_weighting=True does not go with centerness=True, which weights the boxes itself$",
         ),
         ({"task_balance": "values"}, "task_balance='values' is neither"),
-        ({"loss": "alrp", "self_balance_window": 0}, "window: expected a number of steps >= 1, got 0"),
+        ({"loss": "alrp", "self_balance_window": 0}, "self_balance_window=0 is not at least 1"),
         ({"head_channels": 80}, "head_channels=80 is not a multiple of 32"),
         (
             {"head_channels": 32},

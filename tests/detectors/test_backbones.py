@@ -13,6 +13,7 @@ from torchvision import models
 
 from rst.detectors import P2_TO_P6, P3_TO_P7, BackboneSettings, Pyramid, pyramid_backbone
 from rst.detectors.features.backbones import BACKBONES, PyramidBackbone, Stages
+from rst.detectors.features.deformable import is_of_offsets
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +218,23 @@ def test_published_weights(monkeypatch: pytest.MonkeyPatch):
     assert all(torch.equal(value, classifier.state_dict()[key]) for key, value in body.state_dict().items())
     with pytest.raises(RuntimeError, match=r"weights='IMAGENET1K_V1' of resnet18 could not be .*no route to host"):
         build(weights="IMAGENET1K_V1")
+
+
+@pytest.mark.parametrize("deformable", [False, True])
+def test_published_weights_of_the_largest_backbone(monkeypatch: pytest.MonkeyPatch, deformable: bool):
+    """Every key and shape of torchvision's ResNeXt-101 64x4d finds its place; neither network nor memory is needed."""
+    asked, weights = [], models.ResNeXt101_64X4D_Weights.IMAGENET1K_V1
+    with torch.device("meta"):
+        published = models.resnext101_64x4d(weights=None).state_dict()
+        monkeypatch.setattr(
+            "torchvision.models._api.load_state_dict_from_url", lambda url, **_: asked.append(url) or published
+        )
+        body = build("resnext101_64x4d", weights="IMAGENET1K_V1", deformable=deformable).body
+    assert asked == [weights.url]
+    assert weights.meta["num_params"] == SIZES["resnext101_64x4d"] + 2049 * 1000
+    own = {key: value.shape for key, value in body.state_dict().items() if not is_of_offsets(key)}
+    assert own == {key: value.shape for key, value in published.items() if not key.startswith("fc.")}
+    assert deformable == (len(own) < len(body.state_dict()))
 
 
 def refused(path: Path, state: object, words: str) -> None:

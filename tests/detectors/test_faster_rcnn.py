@@ -102,7 +102,7 @@ SAMPLINGS = pytest.mark.parametrize(("rpn", "roi"), [("random", "random"), ("all
 
 
 @SAMPLINGS
-@pytest.mark.parametrize("loss", ["rank_sort", "cross_entropy", "cross_entropy_giou"])
+@pytest.mark.parametrize("loss", ["rank_sort", "alrp", "cross_entropy", "cross_entropy_giou"])
 def test_samplers_go_with_every_loss(loss: str, rpn: str, roi: str, batch: Batch):
     """Table 10: what is not drawn takes no part in the gradient, and the statistics count what does."""
     model = build(loss, proposals=ProposalSettings(1000, 1000), rpn_sampling=rpn, roi_sampling=roi)
@@ -130,8 +130,8 @@ def test_samplers_go_with_every_loss(loss: str, rpn: str, roi: str, batch: Batch
 
 
 def test_a_sampling_that_is_not_given_is_the_one_of_the_loss():
-    for loss, sampled in (("rank_sort", False), ("cross_entropy", True), ("cross_entropy_giou", True)):
-        model = build(loss)
+    for loss in ("rank_sort", "alrp", "cross_entropy", "cross_entropy_giou"):
+        model, sampled = build(loss), loss.startswith("cross_entropy")
         assert isinstance(model.rpn.assigner, SampledAssigner) == (model.box_heads[0].sampler is not None) == sampled
 
 
@@ -264,7 +264,7 @@ def test_no_proposals_at_all(loss: str):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"loss": "focal"}, "loss='focal' is not one of rank_sort, cross_entropy, cross_entropy_giou"),
+        ({"loss": "focal"}, "loss='focal' is not one of rank_sort, alrp, cross_entropy, cross_entropy_giou"),
         ({"loss": "cross_entropy_giou", "delta": 0.5}, "delta=0.5 does not go with loss='cross_entropy_giou'"),
         ({"rpn_sampling": "none"}, "rpn_sampling='none' is not one of random, all"),
         ({"roi_sampling": True}, "roi_sampling=True is not one of random, all"),

@@ -35,7 +35,7 @@ class Family:
 
 BACKBONE = BackboneSettings("mobilenet_v2", fpn_channels=16)
 MASKS = MaskSettings(channels=16, convolutions=1)
-TWO_STAGES = [{"loss": "rank_sort"}, {"loss": "cross_entropy"}, {"loss": "cross_entropy_giou"}]
+TWO_STAGES = [{"loss": name} for name in ("rank_sort", "cross_entropy", "cross_entropy_giou", "alrp")]
 SMALL: dict[str, Any] = {"head_channels": 32, "proposals": ProposalSettings(100, 50, 100, 50)}
 # Small images have few anchors inside, and random weights few boxes of a high IoU.
 CASCADE: dict[str, Any] = {"stages": (0.4, 0.45, 0.5), "crossing_anchors": True}
