@@ -33,6 +33,7 @@ Variant = Literal["coco", "lvis"]
 # by falling frequency; ids with gaps, because a reader must not take an id for a label
 CATEGORIES = {"disc": 1, "star": 2, "ring": 4, "bar": 7, "crescent": 11, "triangle": 16}
 TAIL = 0.55  # each class occurs this many times as often as the one before it
+DRAWINGS = 2  # raised when the same arguments give other files, so that a set made before is not taken for this one
 EMPTY_EVERY, CROWD_EVERY = 9, 5  # of the images, one in so many has no objects, has a crowd
 
 
@@ -78,7 +79,7 @@ def prepare(
             f"(the variant 'coco' has {len(CATEGORIES)}), got {classes} with {variant!r}"
         )
     counts = {"train": train, "val": val}
-    recipe: dict[str, Any] = {"data": "shapes", **counts, "side": side, "seed": seed}
+    recipe: dict[str, Any] = {"data": "shapes", "drawings": DRAWINGS, **counts, "side": side, "seed": seed}
     if variant == "lvis":
         number = classes or shapes_lvis.MOST_CLASSES
         recipe |= {"variant": variant, "classes": number}
