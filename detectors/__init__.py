@@ -11,20 +11,24 @@ The first names below make a detector. The others are the parts to build one of 
 from .assignment.anchors import AnchorGenerator
 from .assignment.scene import IGNORED, NEGATIVE, Assigner, Predictions, Scene
 from .atss import atss
+from .cascade_rcnn import cascade_rcnn
 from .dense_detector import DenseDetector
 from .detections.select import Detections, DetectionSettings, select_detections
 from .detector import AnchorHead, Detector, Positives
-from .faster_rcnn import FasterRCNN, faster_rcnn
+from .faster_rcnn import faster_rcnn
 from .features.backbones import BackboneSettings, pyramid_backbone
 from .features.inputs import Batch
 from .features.pyramids import P2_TO_P6, P3_TO_P7, Pyramid
 from .geometry.boxes import BoxCoder
 from .geometry.ground_truth import GroundTruth
+from .heads.mask_head import MaskSettings
 from .heads.rpn import ProposalSettings
 from .losses.contract import Classification, DetectionLoss, HeadLosses, HeadOutputs, head_losses
 from .losses.localisation import Localisation
 from .losses.ranking import RankSort
 from .losses.tasks import Boxes, Masks, Task
+from .mask_rcnn import mask_rcnn
+from .two_stage_detector import TwoStageDetector
 
 __all__ = [
     "IGNORED",
@@ -44,11 +48,11 @@ __all__ = [
     "DetectionSettings",
     "Detections",
     "Detector",
-    "FasterRCNN",
     "GroundTruth",
     "HeadLosses",
     "HeadOutputs",
     "Localisation",
+    "MaskSettings",
     "Masks",
     "Positives",
     "Predictions",
@@ -57,9 +61,12 @@ __all__ = [
     "RankSort",
     "Scene",
     "Task",
+    "TwoStageDetector",
     "atss",
+    "cascade_rcnn",
     "faster_rcnn",
     "head_losses",
+    "mask_rcnn",
     "pyramid_backbone",
     "select_detections",
 ]

@@ -51,7 +51,7 @@ class DenseDetector(Detector):
         ValueError: for a loss that needs a background: the head has none.
     """
 
-    heads: ClassVar[Mapping[str, str]] = {"dense": "dense head"}
+    heads: Mapping[str, str] = {"dense": "dense head"}
     scale_argument: ClassVar[str] = "octave_base_scale"  # see `AnchorHead`
 
     def __init__(

@@ -5,7 +5,7 @@ n  images    G  objects of an image    P  positives of a head    k  detections  
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +54,8 @@ class Detector(nn.Module, ABC):
         statistics: of the last training step, see `forward`; empty before the first.
     """
 
-    heads: ClassVar[Mapping[str, str]]
-    iou_types: ClassVar[tuple[str, ...]] = ("bbox",)
+    heads: Mapping[str, str]
+    iou_types: tuple[str, ...] = ("bbox",)
 
     def __init__(self, backbone: PyramidBackbone, num_classes: int) -> None:
         super().__init__()

@@ -1,79 +1,32 @@
 """Faster R-CNN: RS R-CNN of the Rank & Sort paper, and the sampled cross-entropy detector it is compared with.
 
-Both are one assembly. A recipe holds what differs: losses, samplers, and the scale of the deltas in the RPN.
+Both are one assembly, and so are Mask R-CNN and Cascade R-CNN. A recipe holds what differs between the losses:
+samplers, and the scale of the deltas.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
-from torch import Tensor
 from torchvision.models.detection.rpn import RPNHead
 
 from .assignment.anchors import AnchorGenerator
 from .assignment.max_iou import MaxIoUAssigner, MaxIoUMatcher
 from .assignment.sampling import SampledAssigner
-from .detections.select import Detections, DetectionSettings
-from .detector import AnchorHead, Detector
-from .features.backbones import BackboneSettings, PyramidBackbone, pyramid_backbone
-from .features.inputs import Batch
+from .detections.select import DetectionSettings
+from .features.backbones import BackboneSettings, pyramid_backbone
 from .features.pyramids import P2_TO_P6
 from .geometry.boxes import BoxCoder
-from .geometry.ground_truth import GroundTruth
-from .geometry.numbers import require_above_zero, require_count
+from .geometry.numbers import require_above_zero, require_count, require_share
 from .heads.box_head import BoxHead
+from .heads.mask_head import MaskHead, MaskSettings
 from .heads.roi_align import PyramidRoIAlign
 from .heads.rpn import ProposalSettings, RegionProposalNetwork
-from .losses.contract import HeadLosses
 from .losses.localisation import TaskBalance
-from .recipes import BOX_STD, Sampling, Switches, TwoStageLoss, two_stage_recipe
+from .recipes import Sampling, Switches, TwoStageLoss, two_stage_recipe
+from .two_stage_detector import TwoStageDetector
 
 POOL_SIZE = 7  # cells along the side of a pooled RoI
+MASK_POOL_SIZE = 14  # likewise for the mask head
 POOLED_LEVELS = 4  # P2 to P5
-
-
-class FasterRCNN(Detector):
-    """Proposals of an RPN, classified and refined by one box head.
-
-    Args:
-        backbone: levels of features by name from a batch of images.
-        rpn: makes proposals.
-        box_head: turns them into detections.
-        num_classes: C.
-        detections: which ones are returned.
-    """
-
-    heads: ClassVar[Mapping[str, str]] = {"rpn": "RPN", "roi": "R-CNN"}
-
-    def __init__(
-        self,
-        backbone: PyramidBackbone,
-        rpn: RegionProposalNetwork,
-        box_head: BoxHead,
-        *,
-        num_classes: int,
-        detections: DetectionSettings,
-    ) -> None:
-        super().__init__(backbone, num_classes)
-        self.rpn = rpn
-        self.box_head = box_head
-        self.detections = detections
-
-    def losses(self, features: Mapping[str, Tensor], batch: Batch, truth: GroundTruth) -> dict[str, HeadLosses]:
-        predictions = self.rpn(features.values())
-        scene = self.rpn.anchors.scene(self.map_sizes(batch), batch.sizes, batch.padded_size, truth)
-        proposals = self.rpn.propose(predictions, scene)
-        rpn_losses = self.rpn.loss(self.rpn.outputs(predictions, scene))
-        sample = self.box_head.sample(proposals, truth)
-        outputs = self.box_head.outputs(self.box_head(features, sample.proposals), sample, truth)
-        return {"rpn": rpn_losses, "roi": self.box_head.loss(outputs)}
-
-    def detect(self, features: Mapping[str, Tensor], batch: Batch) -> list[Detections]:
-        scene = self.rpn.anchors.scene(self.map_sizes(batch), batch.sizes, batch.padded_size)
-        proposals = self.rpn.propose(self.rpn(features.values()), scene)
-        return self.box_head.detect(self.box_head(features, proposals), proposals, batch.sizes, self.detections)
-
-    def anchor_heads(self) -> Mapping[str, AnchorHead]:
-        return {"rpn": AnchorHead(self.rpn.anchors, self.rpn.assigner, self.rpn, "anchor_scale", "anchor_ratios")}
 
 
 def faster_rcnn(
@@ -88,12 +41,15 @@ def faster_rcnn(
     truths_in_box_loss: bool | None = None,
     rpn_sampling: Sampling | None = None,
     roi_sampling: Sampling | None = None,
+    stages: Sequence[float] = (0.5,),
+    masks: MaskSettings | None = None,
     head_channels: int = 1024,
     anchor_scale: float = 8.0,
     anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    crossing_anchors: bool | None = None,
     proposals: ProposalSettings = ProposalSettings(),
     detections: DetectionSettings = DetectionSettings(),
-) -> FasterRCNN:
+) -> TwoStageDetector:
     """Faster R-CNN with FPN as the Rank & Sort paper trains it (section 5.1, table 1), or its cross-entropy baseline.
 
     With `loss="rank_sort"` every anchor and every proposal trains, without a sampler; classifiers are sigmoids without
@@ -119,9 +75,15 @@ def faster_rcnn(
             has no sampler ("all" with Rank & Sort, otherwise "random"; Table 10).
         roi_sampling: which proposals train the box head: "random" draws 512 of an image, at most a quarter of them
             positives; "all" as above.
+        stages: IoU with its object from which a RoI is a positive, for each box head. Several make it a Cascade R-CNN:
+            one box for all classes of a RoI. See `cascade_rcnn`.
+        masks: the mask head that stands beside each box head; None: no masks. See `mask_rcnn`.
         head_channels: width of the two hidden layers of the box head.
         anchor_scale: side of a square anchor, in strides (strides are 4, 8, 16, 32, 64 pixels).
         anchor_ratios: height / width of the anchors.
+        crossing_anchors: whether anchors that cross the border of their image train the RPN. False is for large images:
+            it leaves the anchors of coarse levels untrained where they are larger than the image (with several stages
+            False, as published, otherwise True).
         proposals: how many proposals the RPN makes.
         detections: threshold, suppression and limit. The paper's configuration has a threshold of 0.40, for speed.
 
@@ -135,30 +97,43 @@ def faster_rcnn(
     require_count("the number of anchor_ratios", len(anchor_ratios))
     for ratio in anchor_ratios:
         require_above_zero("anchor_ratios", ratio)
+    for iou in stages:
+        require_share("stages", iou)
     switches = Switches(delta, sorting_error, score_weighting, task_balance, truths_in_box_loss=truths_in_box_loss)
-    recipe, pyramid = two_stage_recipe(loss, switches, rpn_sampling, roi_sampling), P2_TO_P6
-    assigner = MaxIoUAssigner(MaxIoUMatcher(0.7, 0.3, low_quality=True, min_positive_iou=0.3))
-    return FasterRCNN(
+    recipe = two_stage_recipe(loss, switches, rpn_sampling, roi_sampling, stages=len(stages))
+    pyramid, channels, cascade = P2_TO_P6, backbone.fpn_channels, len(stages) > 1
+    pooled = pyramid.names[:POOLED_LEVELS], pyramid.strides[:POOLED_LEVELS]
+    assigner = MaxIoUAssigner(
+        MaxIoUMatcher(0.7, 0.3, low_quality=True, min_positive_iou=0.3),
+        crossing=not cascade if crossing_anchors is None else crossing_anchors,
+    )
+    return TwoStageDetector(
         pyramid_backbone(backbone, pyramid),
         RegionProposalNetwork(
-            RPNHead(backbone.fpn_channels, len(anchor_ratios)),
+            RPNHead(channels, len(anchor_ratios)),
             AnchorGenerator(pyramid.strides, (anchor_scale,), anchor_ratios),
             assigner=assigner if recipe.rpn_sampler is None else SampledAssigner(assigner, recipe.rpn_sampler),
             loss=recipe.rpn_loss,
             coder=BoxCoder(recipe.rpn_std),
             proposals=proposals,
         ),
-        BoxHead(
-            PyramidRoIAlign(pyramid.names[:POOLED_LEVELS], pyramid.strides[:POOLED_LEVELS], POOL_SIZE),
-            backbone.fpn_channels,
-            head_channels,
-            num_classes,
-            loss=recipe.box_loss,
-            matcher=MaxIoUMatcher(0.5, 0.5),
-            sampler=recipe.box_sampler,
-            coder=BoxCoder(BOX_STD),
-            truths_in_box_loss=recipe.truths_in_box_loss,
-        ),
+        [
+            BoxHead(
+                PyramidRoIAlign(*pooled, POOL_SIZE),
+                channels,
+                head_channels,
+                num_classes,
+                loss=stage.loss,
+                # the published Mask R-CNN gives each object its best RoIs of at least the IoU, its cascade does not
+                matcher=MaxIoUMatcher(iou, iou, low_quality=masks is not None and not cascade, min_positive_iou=iou),
+                sampler=recipe.box_sampler,
+                coder=BoxCoder(stage.std),
+                class_agnostic=cascade,
+                truths_in_box_loss=recipe.truths_in_box_loss,
+            )
+            for stage, iou in zip(recipe.stages, stages, strict=True)
+        ],
+        [MaskHead(PyramidRoIAlign(*pooled, MASK_POOL_SIZE), channels, num_classes, masks) for _ in stages if masks],
         num_classes=num_classes,
         detections=detections,
     )

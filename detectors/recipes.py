@@ -11,6 +11,9 @@ Two stages (Table 1):
 "cross_entropy_giou" is the table's row "GIoU": the R-CNN head has ten times the GIoU loss of the decoded boxes, the RPN
 has L1, both beside cross-entropy. The samplers may be switched with every loss (Table 10).
 
+Several stages (section 6.1.1, Cascade R-CNN): one more head of the same loss each. With cross-entropy their weights are
+1, 0.5, 0.25 and their deltas ever finer, as usual; with Rank & Sort all have the weight 1 and the scale above.
+
 The R-CNN head also trains on the objects' own boxes. With "rank_sort" they are ranked and have no box loss, unless
 `truths_in_box_loss` (as published) is set; with the others they have one, as is usual.
 
@@ -30,7 +33,7 @@ With the auxiliary head boxes are weighted by centerness. The published code of 
 focal loss without that head on ATSS; for AP the box loss is from the authors' later code (bucketed losses, ECCV 2024).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
@@ -60,13 +63,29 @@ _UNIFIED = "whose scores express the quality of a box without an auxiliary head"
 _NO_SWITCH = "which has no such switch"
 
 
+Std = tuple[float, float, float, float]  # of the four deltas of a box
+
+# Of the stages of a cascade with cross-entropy: factor of their losses, scale of their deltas (Cai and Vasconcelos,
+# CVPR 2018, as in the published code).
+STAGE_WEIGHTS = (1.0, 0.5, 0.25)
+STAGE_STDS: tuple[Std, ...] = (BOX_STD, (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The loss of one box head, and the scale of its deltas."""
+
+    loss: DetectionLoss
+    std: Std = BOX_STD
+
+
 @dataclass(frozen=True)
 class TwoStageRecipe:
-    """The losses of both heads and what goes with them."""
+    """The losses of all heads and what goes with them."""
 
     rpn_loss: DetectionLoss
-    box_loss: DetectionLoss
-    rpn_std: tuple[float, float, float, float]
+    stages: Sequence[Stage]
+    rpn_std: Std
     rpn_sampler: Sampler | None = None
     box_sampler: Sampler | None = None
     truths_in_box_loss: bool = True  # see `BoxHead`
@@ -123,19 +142,26 @@ class Switches:
 
 
 def two_stage_recipe(
-    loss: str, switches: Switches, rpn_sampling: Sampling | None = None, roi_sampling: Sampling | None = None
+    loss: str,
+    switches: Switches,
+    rpn_sampling: Sampling | None = None,
+    roi_sampling: Sampling | None = None,
+    *,
+    stages: int = 1,
 ) -> TwoStageRecipe:
-    """The recipe of a two-stage detector, with other samplers where they are given.
+    """The recipe of a detector with an RPN and that many box heads, with other samplers where they are given.
 
     Raises:
-        ValueError: for an unknown loss or sampling, or a switch that the loss lacks.
+        ValueError: for an unknown loss or sampling, a switch that the loss lacks, or more stages than three.
     """
+    if not 1 <= stages <= len(STAGE_WEIGHTS):
+        raise ValueError(f"stages has {stages} elements, not 1 to {len(STAGE_WEIGHTS)}")
     if loss == "rank_sort":
         switches.refuse(loss, _NO_SWITCH, "self_balance_window", "centerness")
         # The weight and the deltas' scale of the RPN are not tuned here: they come from the paper and its code.
         recipe = TwoStageRecipe(
             switches.rank_sort(RPN_WEIGHT),
-            switches.rank_sort(1.0),
+            [Stage(switches.rank_sort(1.0)) for _ in range(stages)],
             rpn_std=BOX_STD,
             truths_in_box_loss=bool(switches.truths_in_box_loss),
         )
@@ -144,7 +170,10 @@ def two_stage_recipe(
         giou = loss == "cross_entropy_giou"
         recipe = TwoStageRecipe(
             BinaryCrossEntropy(beta=0.0) if giou else BinaryCrossEntropy(),
-            SoftmaxCrossEntropy(giou=GIOU_WEIGHT) if giou else SoftmaxCrossEntropy(),
+            [
+                Stage(SoftmaxCrossEntropy(giou=GIOU_WEIGHT if giou else None, weight=weight), std)
+                for weight, std in zip(STAGE_WEIGHTS[:stages], STAGE_STDS, strict=False)
+            ],
             rpn_std=(1.0, 1.0, 1.0, 1.0),
             rpn_sampler=RPN_SAMPLER,
             box_sampler=BOX_SAMPLER,

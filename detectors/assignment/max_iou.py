@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 
 from ..geometry.boxes import pairwise_iou
-from .scene import NEGATIVE, Assigner, Predictions, Scene
+from .scene import IGNORED, NEGATIVE, Assigner, Predictions, Scene
 
 
 class MaxIoUMatcher(Matcher):
@@ -62,15 +62,36 @@ def match_batch(
 
 
 class MaxIoUAssigner(Assigner):
-    """Matches the anchors of each image by their IoU."""
+    """Matches the anchors of each image by their IoU.
 
-    def __init__(self, matcher: Matcher) -> None:
-        self.matcher = matcher
+    Args:
+        matcher: decides by the IoUs of an image.
+        crossing: whether anchors that cross the border of their image take part. Without, they are ignored, and no
+            object sees them (`allowed_border` of 0 in the published configurations of Cascade R-CNN).
+    """
+
+    def __init__(self, matcher: Matcher, *, crossing: bool = True) -> None:
+        self.matcher, self.crossing = matcher, crossing
 
     @property
     def by_iou(self) -> bool:
-        return True
+        return self.crossing
 
     def match(self, scene: Scene, predictions: Predictions | None) -> Tensor:
         truths = list(scene.truth.boxes)
-        return torch.stack(match_batch(self.matcher, [scene.anchors] * len(truths), truths))
+        if self.crossing:
+            return torch.stack(match_batch(self.matcher, [scene.anchors] * len(truths), truths))
+        inside = [inside_image(scene.anchors, size) for size in scene.image_sizes]
+        candidates = [scene.anchors.where(within[:, None], 0) for within in inside]  # a box without area overlaps none
+        match = torch.stack(match_batch(self.matcher, candidates, truths))
+        return match.masked_fill(~torch.stack(inside), IGNORED)
+
+
+def inside_image(
+    boxes: Tensor,  # (N, 4) pixels
+    size: tuple[int, int],
+) -> Tensor:
+    """(N,) bool: which boxes lie in an image of that height and width."""
+    height, width = size
+    left, top, right, bottom = boxes.unbind(dim=1)
+    return (left >= 0) & (top >= 0) & (right < width) & (bottom < height)

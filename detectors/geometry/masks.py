@@ -1,13 +1,18 @@
-"""Algebra of masks: how well two overlap, and the frame of a padded batch.
+"""Algebra of masks: how well two overlap, the frame of a padded batch, and the part of a mask inside a box.
 
-P  paired masks    G  masks of an image    H, W  pixels    h, w  cells of a mask
+P  paired masks    G  masks of an image    H, W  pixels    h, w  cells of a mask    T  boxes    M  masks of the batch
 """
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import roi_align
 
 # Added to the denominator, as published: two empty masks have a Dice coefficient of 0.
 DICE_FLOOR = 1e-5
+PIXELS_AT_ONCE = 2**25  # of masks cut together: 128 MiB of float32
 
 
 def paired_dice(
@@ -32,3 +37,34 @@ def pad_masks(
     if (height, width) == size:
         return masks
     return F.pad(masks, (0, size[1] - width, 0, size[0] - height))
+
+
+@torch.no_grad()
+def crop_masks(
+    masks: Sequence[Tensor],  # per image (G, H, W) bool or uint8
+    boxes: Tensor,  # (T, 4) float32 pixels, those of each mask together, in the order of the masks
+    counts: Sequence[int],  # (M,) boxes of each mask, in the order of the images
+    side: int,
+) -> Tensor:
+    """What lies in each box of its mask, stretched to a square: (T, side, side) float32, 0 or 1.
+
+    A cell is 1 where at least half of it is covered, by RoIAlign with adaptive sampling, as in the published code.
+    Masks are cut a few at a time, and those without a box not at all, so that the memory beside the result is bounded.
+    """
+    parts, first, place = [], 0, 0
+    for of_image in masks:
+        of_masks = counts[first : first + len(of_image)]
+        first += len(of_image)
+        used = [i for i, count in enumerate(of_masks) if count]
+        step = max(1, PIXELS_AT_ONCE // max(1, of_image.shape[1] * of_image.shape[2]))
+        for start in range(0, len(used), step):
+            chunk = used[start : start + step]
+            repeats = torch.tensor([of_masks[i] for i in chunk], device=boxes.device)
+            index = torch.arange(len(chunk), device=boxes.device).repeat_interleave(repeats)
+            own = boxes[place : place + len(index)]
+            place += len(index)
+            rois = torch.cat((index[:, None].to(own.dtype), own), dim=1)
+            planes = of_image[torch.tensor(chunk, device=of_image.device)][:, None].float()
+            covered = roi_align(planes, rois, side, sampling_ratio=0, aligned=True)[:, 0]
+            parts.append((covered >= 0.5).float())
+    return torch.cat(parts) if parts else boxes.new_zeros(0, side, side)

@@ -9,7 +9,7 @@ where there is no positive, so that every parameter has a gradient (of zero) in 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
@@ -73,6 +73,10 @@ class HeadOutputs:
                 raise ValueError(f"tasks[{name!r}] has {len(task.output)} predictions for {covered} positives")
         if self.tasks[self.labelled_by].kept is not None:
             raise ValueError(f"labelled_by={self.labelled_by!r}: a task of only some positives cannot label all")
+
+    def beside(self, name: str, task: Task) -> "HeadOutputs":
+        """The same with one more task."""
+        return replace(self, tasks={**self.tasks, name: task})
 
     @property
     def quality(self) -> Tensor:

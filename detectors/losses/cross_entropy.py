@@ -56,13 +56,14 @@ class SoftmaxCrossEntropy(DetectionLoss):
     Args:
         beta: |error| of a delta at which smooth L1 turns linear; 0 for L1.
         giou: factor of 1 - GIoU of the decoded boxes, which then takes the place of smooth L1; None: smooth L1.
+        weight: factor of all terms, of a stage of a cascade.
     """
 
     classifier = Softmax()
 
-    def __init__(self, beta: float = 1.0, giou: float | None = None) -> None:
+    def __init__(self, beta: float = 1.0, giou: float | None = None, weight: float = 1.0) -> None:
         super().__init__()
-        self.beta, self.giou = beta, giou
+        self.beta, self.giou, self.weight = beta, giou, weight
 
     def forward(self, outputs: HeadOutputs) -> HeadLosses:
         ranked = outputs.classification
@@ -75,4 +76,4 @@ class SoftmaxCrossEntropy(DetectionLoss):
         scores = ranked.candidate_logits.float().log_softmax(dim=1).gather(1, label[:, None]).squeeze(1)  # (P,)
         terms = _localisation(outputs, candidates, self.beta, self.giou)
         background = self.classifier.background
-        return head_losses(outputs, {"cls": entropy}, terms, scores=scores, background=background)
+        return head_losses(outputs, {"cls": entropy}, terms, weight=self.weight, scores=scores, background=background)

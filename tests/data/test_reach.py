@@ -13,7 +13,7 @@ from rst.data.check.reach_text import describe_reach, warn_of_reach
 from rst.data.check.remedies import FEW, GOOD, LEAST
 from rst.data.check.seen import Objects, draw, seen_objects
 from rst.data.transforms import training_transforms
-from rst.detectors import AnchorHead, Assigner, BackboneSettings, FasterRCNN, atss, faster_rcnn
+from rst.detectors import AnchorHead, Assigner, BackboneSettings, TwoStageDetector, atss, faster_rcnn
 from rst.detectors.geometry.boxes import pairwise_iou
 
 BACKBONE = BackboneSettings("resnet18", fpn_channels=32)
@@ -206,7 +206,7 @@ def test_other_detectors_count_or_are_left_out():
 
 
 def test_a_scale_whose_argument_is_unknown_is_named_as_such():
-    class Anonymous(FasterRCNN):
+    class Anonymous(TwoStageDetector):
         def anchor_heads(self):
             return {"rpn": AnchorHead(*super().anchor_heads()["rpn"][:3])}
 

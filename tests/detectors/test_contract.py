@@ -5,7 +5,18 @@ import pickle
 
 import pytest
 import torch
-from detector_cases import CASES, Batch, Case, bright_rectangles, objects_batch, overfit, random_images, step, target
+from detector_cases import (
+    CASES,
+    Batch,
+    Case,
+    bright_rectangles,
+    objects_batch,
+    overfit,
+    random_images,
+    step,
+    target,
+    with_masks,
+)
 from torchvision.ops import box_iou
 
 from rst.detectors import Detector
@@ -31,7 +42,7 @@ def test_names_of_heads_terms_and_statistics(case: Case, batch: Batch):
     found = model.statistics
     for head in model.heads:
         names = {name.removesuffix(f"_{head}") for name in found if name.endswith(f"_{head}")}
-        assert names in (STATISTICS, STATISTICS | {"balance"})
+        assert names - {"balance", "balance_mask"} == STATISTICS
     for value in found.values():
         assert (value.shape, value.dtype, value.requires_grad) == ((), torch.float64, False)
     model.eval()(batch[0])
@@ -176,6 +187,7 @@ def test_positives_are_those_of_the_step(case: Case, batch: Batch):
     degenerate = torch.tensor([[7.0, 7, 7, 30]])
     targets[0]["boxes"] = torch.cat((degenerate, targets[0]["boxes"]))
     targets[0]["labels"] = torch.cat((torch.tensor([0]), targets[0]["labels"]))
+    targets = with_masks(images, targets)
     torch.manual_seed(3)
     found = model.positives([torch.zeros(()).expand(image.shape) for image in images], targets)
     torch.manual_seed(3)
@@ -206,7 +218,7 @@ def test_a_training_step_needs_targets_within_the_classes(case: Case):
         model(images)
     wrong = {"boxes": torch.tensor([[1.0, 1, 5, 5]]), "labels": torch.tensor([2])}
     with pytest.raises(ValueError, match=r"targets\[0\]\['labels'\] holds 2, which is not in \[0, 2\)"):
-        model(images, [wrong])
+        model(images, with_masks(images, [wrong]))
 
 
 @EVERY_CASE

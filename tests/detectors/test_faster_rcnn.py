@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.ops import generalized_box_iou
 
-from rst.detectors import BackboneSettings, FasterRCNN, ProposalSettings, faster_rcnn
+from rst.detectors import BackboneSettings, ProposalSettings, TwoStageDetector, faster_rcnn
 from rst.detectors.assignment.sampling import SampledAssigner
 from rst.detectors.assignment.scene import IGNORED, NEGATIVE
 
@@ -17,9 +17,9 @@ RANK_SORT = [f"loss_{head}_{term}" for head in ("rpn", "roi") for term in ("rank
 CROSS_ENTROPY = [f"loss_{head}_{term}" for head in ("rpn", "roi") for term in ("cls", "bbox")]
 
 
-def build(loss: str = "rank_sort", **options: Any) -> FasterRCNN:
+def build(loss: str = "rank_sort", **options: Any) -> TwoStageDetector:
     model = Case("faster_rcnn", {"loss": loss}).build(**options)
-    assert isinstance(model, FasterRCNN)
+    assert isinstance(model, TwoStageDetector)
     return model
 
 
@@ -35,7 +35,7 @@ def record(owner: object, method: str) -> list[Any]:
     return results
 
 
-def anchor_gradients(model: FasterRCNN, batch: Batch) -> tuple[Tensor, Tensor]:
+def anchor_gradients(model: TwoStageDetector, batch: Batch) -> tuple[Tensor, Tensor]:
     """Of each anchor of each image the gradient of its logit and its match, both (n, N)."""
     maps: list[Tensor] = []
     hook = model.rpn.head.cls_logits.register_forward_hook(
@@ -70,7 +70,7 @@ def test_classifiers_start_at_one_half(batch: Batch):
     model(*batch)
     for level in logits[0][0]:
         assert (level.sigmoid() - 0.5).abs().max() < 0.1
-    predictor = model.box_head.predictor
+    predictor = model.box_heads[0].predictor
     for layer, std in ((predictor.fc_cls, 0.01), (predictor.fc_reg, 0.001)):
         assert not layer.bias.any()
         assert layer.weight.std().item() == pytest.approx(std, rel=0.1)
@@ -100,9 +100,9 @@ def test_cross_entropy_samples(batch: Batch):
     assert torch.equal(gradient != 0, match != IGNORED)
     assert torch.equal(gradient < 0, match >= 0)
     assert ((match != IGNORED).sum(1) == 256).all()
-    samples = record(model.box_head, "sample")
+    samples = record(model.box_heads[0], "sample")
     assert list(model(*batch)) == CROSS_ENTROPY
-    boxes, matches, is_truth = samples[0]
+    boxes, matches, is_truth = samples[0].proposals, samples[0].match, samples[0].is_truth
     assert len(is_truth) == len(matches)
     for match in matches.split([len(b) for b in boxes]):
         assert len(match) <= 512
@@ -117,10 +117,10 @@ SAMPLINGS = pytest.mark.parametrize(("rpn", "roi"), [("random", "random"), ("all
 def test_samplers_go_with_every_loss(loss: str, rpn: str, roi: str, batch: Batch):
     """Table 10: what is not drawn takes no part in the gradient, and the statistics count what does."""
     model = build(loss, proposals=ProposalSettings(1000, 1000), rpn_sampling=rpn, roi_sampling=roi)
-    assert (model.box_head.sampler is None) == (roi == "all")
-    if model.box_head.sampler is not None:
-        model.box_head.sampler = BalancedPositiveNegativeSampler(64, 0.25)  # so small images have fewer than 512
-    samples, rois = record(model.box_head, "sample"), record(model.box_head, "forward")
+    assert (model.box_heads[0].sampler is None) == (roi == "all")
+    if model.box_heads[0].sampler is not None:
+        model.box_heads[0].sampler = BalancedPositiveNegativeSampler(64, 0.25)  # so small images have fewer than 512
+    samples, rois = record(model.box_heads[0], "sample"), record(model.box_heads[0], "forward")
     proposals = record(model.rpn, "propose")
     gradient, match = anchor_gradients(model, batch)
     trained = match != IGNORED
@@ -130,7 +130,7 @@ def test_samplers_go_with_every_loss(loss: str, rpn: str, roi: str, batch: Batch
     assert statistics["positives_rpn"] == positives
     assert statistics["negatives_per_positive_rpn"] == (int(trained.sum()) - positives) / positives
 
-    boxes, matches, _ = samples[0]
+    boxes, matches = samples[0].proposals, samples[0].match
     sizes = [len(of_image) for of_image in boxes]
     assert len(rois[0].logits) == len(matches) == sum(sizes)
     objects = [len(target["labels"]) for target in batch[1]]
@@ -143,19 +143,19 @@ def test_samplers_go_with_every_loss(loss: str, rpn: str, roi: str, batch: Batch
 def test_a_sampling_that_is_not_given_is_the_one_of_the_loss():
     for loss, sampled in (("rank_sort", False), ("cross_entropy", True), ("cross_entropy_giou", True)):
         model = build(loss)
-        assert isinstance(model.rpn.assigner, SampledAssigner) == (model.box_head.sampler is not None) == sampled
+        assert isinstance(model.rpn.assigner, SampledAssigner) == (model.box_heads[0].sampler is not None) == sampled
 
 
 def test_the_giou_baseline_differs_in_its_box_losses(batch: Batch):
     """Table 1, row GIoU: ten times GIoU in the R-CNN head, L1 in the RPN; the same samples and classifiers."""
     torch.manual_seed(5)
     given, model = {}, build("cross_entropy_giou")
-    for head in (model.rpn, model.box_head):
+    for head in (model.rpn, model.box_heads[0]):
         given[head] = record(head, "outputs")
     losses = model(*batch)
-    boxes = given[model.box_head][0].tasks["bbox"]
+    boxes = given[model.box_heads[0]][0].tasks["bbox"]
     errors = 1 - generalized_box_iou(boxes.predicted, boxes.truths).diagonal()
-    candidates = len(given[model.box_head][0].classification.logits[0])
+    candidates = len(given[model.box_heads[0]][0].classification.logits[0])
     assert losses["loss_roi_bbox"].item() == pytest.approx(10 * errors.sum().item() / candidates, rel=1e-5)
     anchors = given[model.rpn][0].tasks["bbox"]
     targets = anchors.coder.encode_single(anchors.truths, anchors.references)
@@ -168,10 +168,10 @@ def test_the_giou_baseline_differs_in_its_box_losses(batch: Batch):
 
 def test_every_proposal_and_every_ground_truth_trains_in_the_head(batch: Batch):
     model = build()
-    proposals, samples = record(model.rpn, "propose"), record(model.box_head, "sample")
-    pooled = record(model.box_head.pool, "forward")
+    proposals, samples = record(model.rpn, "propose"), record(model.box_heads[0], "sample")
+    pooled = record(model.box_heads[0].pool, "forward")
     model(*batch)
-    boxes, match, is_truth = samples[0]
+    boxes, match, is_truth = samples[0].proposals, samples[0].match, samples[0].is_truth
     for kept, proposed, objects in zip(boxes, proposals[0], batch[1], strict=True):
         assert torch.equal(kept, torch.cat((proposed, objects["boxes"])))
     assert len(pooled[0]) == len(match)
@@ -187,7 +187,7 @@ def test_detached_labels_and_weights_leave_boxes_to_the_box_loss(batch: Batch):
     model = build()
     losses = model(*batch)
     (losses["loss_roi_rank"] + losses["loss_roi_sort"]).backward(retain_graph=True)
-    predictor = model.box_head.predictor
+    predictor = model.box_heads[0].predictor
     assert predictor.fc_reg.weight.grad is None
     before = predictor.fc_cls.weight.grad.clone()
     losses["loss_roi_bbox"].backward()
@@ -216,7 +216,7 @@ def test_no_positives_in_the_rpn_but_in_the_box_head(options: dict[str, Any], lo
     assert model.statistics["positives_roi"] == 1
     if not localised:
         assert model.statistics["balance_roi"].isnan(), "it would be the ratio to a loss of nothing"
-        regression = model.box_head.predictor.fc_reg.weight.grad
+        regression = model.box_heads[0].predictor.fc_reg.weight.grad
         assert regression is not None
         assert not regression.any()
 
@@ -230,7 +230,7 @@ def test_proposals_that_overlap_nothing_leave_both_heads_a_signal(batch: Batch):
     assert values["loss_roi_bbox"] == 0
     for name in ("loss_rpn_rank", "loss_rpn_bbox", "loss_roi_rank"):
         assert values[name] > 0.1, name
-    for layer in (model.rpn.head.cls_logits, model.rpn.head.bbox_pred, model.box_head.predictor.fc_cls):
+    for layer in (model.rpn.head.cls_logits, model.rpn.head.bbox_pred, model.box_heads[0].predictor.fc_cls):
         assert layer.weight.grad is not None
         assert layer.weight.grad.any()
 
@@ -238,7 +238,7 @@ def test_proposals_that_overlap_nothing_leave_both_heads_a_signal(batch: Batch):
 def test_the_objects_own_boxes_are_ranked_and_not_regressed(batch: Batch):
     """The box loss is the weighted mean over proposals alone, in float64 by hand; its balance is its ratio."""
     model = build(proposals=ProposalSettings(1000, 1000))
-    given = record(model.box_head, "outputs")
+    given = record(model.box_heads[0], "outputs")
     losses = model(*batch)
     boxes, ranked = given[0].tasks["bbox"], given[0].classification
     own = (boxes.references == boxes.truths).all(dim=1)
@@ -246,7 +246,7 @@ def test_the_objects_own_boxes_are_ranked_and_not_regressed(batch: Batch):
     assert model.statistics["positives_roi"] == len(own), "all are ranked"
     assert torch.equal(boxes.counted, ~own)
     weights = ranked.candidate_logits.double().sigmoid().amax(dim=1)[~own]
-    predicted = model.box_head.coder.decode_single(boxes.deltas.double(), boxes.references.double())
+    predicted = model.box_heads[0].coder.decode_single(boxes.deltas.double(), boxes.references.double())
     errors = 1 - generalized_box_iou(predicted, boxes.truths.double()).diagonal()[~own]
     mean = (weights * errors).sum() / weights.sum()
     expected = (losses["loss_roi_rank"] + losses["loss_roi_sort"]) / mean
@@ -258,7 +258,7 @@ def test_the_objects_own_boxes_are_ranked_and_not_regressed(batch: Batch):
 
 def test_a_gradient_of_the_box_loss_for_proposals_alone(batch: Batch):
     model = build(proposals=ProposalSettings(1000, 1000))
-    given = record(model.box_head, "outputs")
+    given = record(model.box_heads[0], "outputs")
     losses = model(*batch)
     boxes = given[0].tasks["bbox"]
     (gradient,) = torch.autograd.grad(losses["loss_roi_bbox"], boxes.deltas)

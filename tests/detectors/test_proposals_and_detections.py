@@ -7,15 +7,15 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import clip_boxes_to_image, nms
 
-from rst.detectors import Detections, DetectionSettings, FasterRCNN, ProposalSettings
+from rst.detectors import Detections, DetectionSettings, ProposalSettings, TwoStageDetector
 from rst.detectors.assignment.scene import Predictions
 from rst.detectors.geometry.boxes import BoxCoder
 from rst.detectors.heads.box_head import RoIPredictions
 
 
-def build(**options: object) -> FasterRCNN:
+def build(**options: object) -> TwoStageDetector:
     model = Case("faster_rcnn", {"loss": "rank_sort"}).build(**options)
-    assert isinstance(model, FasterRCNN)
+    assert isinstance(model, TwoStageDetector)
     return model
 
 
@@ -67,8 +67,8 @@ def test_equal_logits_are_ordered_as_torchvision_orders_them():
         assert torch.equal(found, wanted)
 
 
-def detect(model: FasterRCNN, logits: Tensor, deltas: Tensor, rois: list[Tensor]) -> list[Detections]:
-    return model.box_head.detect(RoIPredictions(logits, deltas), rois, [(100, 100)] * len(rois), model.detections)
+def detect(model: TwoStageDetector, logits: Tensor, deltas: Tensor, rois: list[Tensor]) -> list[Detections]:
+    return model.box_heads[0].detect(RoIPredictions(logits, deltas), rois, [(100, 100)] * len(rois), model.detections)
 
 
 def test_detections_worked_by_hand():

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from rst.detectors import BackboneSettings, Boxes, FasterRCNN, HeadOutputs, RankSort
+from rst.detectors import BackboneSettings, Boxes, HeadOutputs, RankSort, TwoStageDetector
 from rst.detectors.geometry.boxes import paired_iou
 from rst.detectors.losses.cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
 from rst.detectors.losses.statistics import head_statistics, spearman
@@ -24,17 +24,17 @@ def outputs(logits: Tensor, positives: list[tuple[int, int]], heights: list[floa
     return head_outputs(logits, positives, boxes_of_height(*heights), ignore=None if ignore is None else [ignore])
 
 
-def build(loss: str = "rank_sort", **options: Any) -> FasterRCNN:
+def build(loss: str = "rank_sort", **options: Any) -> TwoStageDetector:
     model = Case("faster_rcnn", {"loss": loss}).build(backbone=BackboneSettings("resnet18", fpn_channels=16), **options)
-    assert isinstance(model, FasterRCNN)
+    assert isinstance(model, TwoStageDetector)
     return model
 
 
-def recorded(model: FasterRCNN) -> list[HeadOutputs]:
+def recorded(model: TwoStageDetector) -> list[HeadOutputs]:
     """The outputs of the box head in each later training step."""
     given: list[HeadOutputs] = []
-    compute = model.box_head.outputs
-    model.box_head.outputs = lambda *arguments: given.append(compute(*arguments)) or given[-1]
+    compute = model.box_heads[0].outputs
+    model.box_heads[0].outputs = lambda *arguments: given.append(compute(*arguments)) or given[-1]
     return given
 
 
@@ -124,7 +124,7 @@ def test_a_detector_keeps_the_statistics_of_its_last_training_step(batch: Batch,
     head, boxes = given[0].classification, given[0].tasks["bbox"]
     assert isinstance(boxes, Boxes)
     label = (head.index % head.candidate_logits.shape[1])[:, None]
-    scores = model.box_head.loss.classifier.scores(head.candidate_logits.double()).gather(1, label)
+    scores = model.box_heads[0].loss.classifier.scores(head.candidate_logits.double()).gather(1, label)
     iou = paired_iou(boxes.predicted.detach(), boxes.truths)
     expected = stats.spearmanr(scores.squeeze(1).numpy(), iou.numpy()).statistic
     assert found["spearman_roi"].item() == pytest.approx(expected, abs=1e-9)

@@ -12,9 +12,12 @@ from rst.detectors import (
     BackboneSettings,
     DetectionSettings,
     Detector,
+    MaskSettings,
     ProposalSettings,
     atss,
+    cascade_rcnn,
     faster_rcnn,
+    mask_rcnn,
 )
 
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
@@ -31,13 +34,14 @@ class Family:
 
 
 BACKBONE = BackboneSettings("mobilenet_v2", fpn_channels=16)
+MASKS = MaskSettings(channels=16, convolutions=1)
+TWO_STAGES = [{"loss": "rank_sort"}, {"loss": "cross_entropy"}, {"loss": "cross_entropy_giou"}]
+SMALL: dict[str, Any] = {"head_channels": 32, "proposals": ProposalSettings(100, 50, 100, 50)}
+# Small images have few anchors inside, and random weights few boxes of a high IoU.
+CASCADE: dict[str, Any] = {"stages": (0.4, 0.45, 0.5), "crossing_anchors": True}
+TO_OVERFIT: dict[str, Any] = {"head_channels": 64, "anchor_scale": 6, "proposals": ProposalSettings(128, 64, 128, 64)}
 DETECTORS: dict[str, Family] = {
-    "faster_rcnn": Family(
-        faster_rcnn,
-        [{"loss": "rank_sort"}, {"loss": "cross_entropy"}, {"loss": "cross_entropy_giou"}],
-        {"head_channels": 32, "proposals": ProposalSettings(100, 50, 100, 50)},
-        {"head_channels": 64, "anchor_scale": 6, "proposals": ProposalSettings(128, 64, 128, 64)},
-    ),
+    "faster_rcnn": Family(faster_rcnn, TWO_STAGES, SMALL, TO_OVERFIT),
     "atss": Family(
         atss,
         [
@@ -55,13 +59,12 @@ DETECTORS: dict[str, Family] = {
     "faster_rcnn with CARAFE": Family(
         faster_rcnn,
         [{"loss": "rank_sort"}],
-        {
-            "backbone": BackboneSettings("mobilenet_v2", fpn_channels=16, fpn_upsampling="carafe"),
-            "head_channels": 32,
-            "proposals": ProposalSettings(100, 50, 100, 50),
-        },
-        {"head_channels": 64, "anchor_scale": 6, "proposals": ProposalSettings(128, 64, 128, 64)},
+        SMALL | {"backbone": BackboneSettings("mobilenet_v2", fpn_channels=16, fpn_upsampling="carafe")},
+        TO_OVERFIT,
     ),
+    "mask_rcnn": Family(mask_rcnn, TWO_STAGES[:2], SMALL | {"masks": MASKS}, TO_OVERFIT),
+    "cascade_rcnn": Family(cascade_rcnn, TWO_STAGES[:2], SMALL | CASCADE, TO_OVERFIT),
+    "cascade_rcnn with masks": Family(cascade_rcnn, TWO_STAGES[:1], SMALL | CASCADE | {"masks": MASKS}, TO_OVERFIT),
 }
 
 
@@ -111,7 +114,7 @@ def objects_batch() -> Batch:
         {"boxes": torch.tensor([[4.0, 6, 40, 50], [50, 10, 90, 44]]), "labels": torch.tensor([0, 2])},
         {"boxes": torch.tensor([[10.0, 20, 52, 80]]), "labels": torch.tensor([1])},
     ]
-    return images, targets
+    return images, with_masks(images, targets)
 
 
 def bright_rectangles() -> Batch:
@@ -124,7 +127,21 @@ def bright_rectangles() -> Batch:
             image[channel, y1:y2, x1:x2] = 1
         images.append(image)
         targets.append({"boxes": torch.tensor(boxes, dtype=torch.float32), "labels": torch.arange(len(boxes))})
-    return images, targets
+    return images, with_masks(images, targets, round=False)
+
+
+def with_masks(
+    images: list[Tensor], targets: list[dict[str, Tensor]], *, round: bool = True
+) -> list[dict[str, Tensor]]:
+    """The targets with masks: the ellipse in each box, or the box itself."""
+    filled = []
+    for image, target in zip(images, targets, strict=True):
+        y, x = (torch.arange(side) + 0.5 for side in image.shape[-2:])
+        left, top, right, bottom = target["boxes"].float().nan_to_num(0)[..., None, None].unbind(1)
+        u = (x - (left + right) / 2) / ((right - left) / 2).clamp(min=1e-6)  # (G, 1, W), in [-1, 1] within the box
+        v = (y[:, None] - (top + bottom) / 2) / ((bottom - top) / 2).clamp(min=1e-6)  # (G, H, 1)
+        filled.append(target | {"masks": u.square() + v.square() <= 1 if round else (u.abs() <= 1) & (v.abs() <= 1)})
+    return filled
 
 
 def target(*boxes: list[float]) -> dict[str, Tensor]:
@@ -164,13 +181,18 @@ def _finds(model: Detector, batch: Batch) -> bool:
         overlap, index = box_iou(expected["boxes"], detections["boxes"][:objects]).max(dim=1)
         if overlap.min() <= 0.7 or not torch.equal(detections["labels"][:objects][index], expected["labels"]):
             return False
+        if "masks" in detections:
+            masks = detections["masks"][:objects][index]
+            common, either = ((masks & expected["masks"]).sum((1, 2)), (masks | expected["masks"]).sum((1, 2)))
+            if (common / either).min() <= 0.7:
+                return False
     return True
 
 
 def step(model: Detector, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, float]:
     """The losses of one step, after a check that each is finite and that every trainable parameter has a gradient."""
     model.zero_grad(set_to_none=True)
-    losses = model(images, targets)
+    losses = model(images, with_masks(images, targets))
     assert all(loss.dtype == torch.float32 for loss in losses.values())
     torch.stack(list(losses.values())).sum().backward()
     for name, parameter in model.named_parameters():
