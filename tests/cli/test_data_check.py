@@ -113,7 +113,7 @@ def test_the_detector_of_an_experiment_counts_its_positives(clean, tmp_path, cap
         f"model:\n  class_path: oracle_detector.oracle\n  init_args: {{num_classes: 6, side: 96, "
         f"annotations: {clean}/annotations/val.json, images: {clean}/val}}\n"
         f"data: {{train_annotations: x.json, train_images: x, val_annotations: x.json, val_images: x, "
-        f"short_sides: [96], max_side: 96, flip: 0.0}}\n"
+        f"short_sides: [96], max_side: 96, flip: 0.0, masks: true}}\n"
     )
     annotations = clean / "annotations/train.json"
     given = ("--config", tmp_path / "oracle.yaml", "--output", tmp_path / "report.json")
