@@ -37,7 +37,7 @@ def test_a_clean_set_has_exit_code_0_and_its_statistics(clean, capsys):
     )
     assert complained == ""
     assert "images     50: " in printed
-    assert "classes    6: 1 of 6 classes has half of the objects" in printed
+    assert "classes    6: 2 of 6 classes have half of the objects" in printed
     assert "positives  not counted; with --config FILE " in printed
     assert "error:" not in printed
     assert "note: category ids have gaps (3, 5-6, 8-10, 12-15)" in printed
