@@ -42,7 +42,7 @@ def _metrics(file: Path) -> list[float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Print the metrics of evaluated runs, one beside the other.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     try:
         print(table(parser.parse_args().runs))
