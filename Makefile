@@ -151,7 +151,7 @@ demo-masks: $(STAMP) demo-data ## train RS Mask R-CNN and its baseline on shapes
 	$(call evaluate_masks,$(MASKS))
 	$(call evaluate_masks,$(MASKS)-baseline)
 	$(BIN)/rst predict --checkpoint $(MASKS)/checkpoints/best.ckpt data/shapes/val --output $(MASKS)/drawings \
-	  --threshold 0.5
+	  --threshold 0.65
 	@printf '\n'; $(BIN)/python tools/beside.py $(MASKS) $(MASKS)-baseline
 	@printf '\nDetections with masks: %s/drawings\nLoss curves: %s/curves.png\n' $(MASKS) $(MASKS)
 
