@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install test lint format unit interpreter offline smoke \
-  format-check ruff-check pyright demo demo-baseline demo-no-sorting bench gpu demo-data kernel-package clean
+  format-check ruff-check pyright demo demo-baseline demo-no-sorting demo-masks bench gpu demo-data kernel-package clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -101,11 +101,15 @@ smoke: $(STAMP) ## a short real run through the command line: data, training, re
 
 # ---- the main job, on real photographs ----
 
+# A run is never overwritten: it is moved to $(1)-previous, and the run that was there is deleted.
+define set_aside
+	@if [ -e $(1) ]; then rm -rf $(1)-previous && mv $(1) $(1)-previous && echo "the previous run is now $(1)-previous"; fi
+endef
+
 # $(1): config, $(2): run folder, $(3): lowest score to draw, about what oLRP recommends for this detector.
-# A run is never overwritten: it is moved to $(2)-previous, and the run that was there is deleted.
 define demonstrate
 	$(BIN)/rst data trees --output data/trees
-	@if [ -e $(2) ]; then rm -rf $(2)-previous && mv $(2) $(2)-previous && echo "the previous run is now $(2)-previous"; fi
+	$(call set_aside,$(2))
 	$(BIN)/rst train --config $(1) --output $(2) $(TRAIN_FLAGS)
 	$(BIN)/rst evaluate --checkpoint $(2)/checkpoints/best.ckpt --output $(2)/evaluation
 	$(BIN)/rst predict --checkpoint $(2)/checkpoints/best.ckpt data/trees/val --output $(2)/drawings \
@@ -121,6 +125,35 @@ demo-baseline: $(STAMP) ## the same detector with cross-entropy and a sampler
 
 demo-no-sorting: $(STAMP) ## the same detector without the sorting error; `rst plot` compares the two runs
 	$(call demonstrate,configs/sample/rs_faster_rcnn_mobilenetv2_no_sorting.yaml,runs/demo-no-sorting,0.6)
+
+MASKS := runs/demo-masks
+SHAPES := data/shapes/annotations/val.json
+
+# $(1): a run of a detector of masks
+define evaluate_masks
+	$(BIN)/rst evaluate --checkpoint $(1)/checkpoints/best.ckpt --output $(1)/evaluation
+	$(BIN)/rst evaluate --detections $(1)/evaluation/detections.json --annotations $(SHAPES) --iou-type segm \
+	  --output $(1)/evaluation/masks.json
+endef
+
+# The two trainings share the cores: one each is faster than two for one after the other.
+demo-masks: export OMP_NUM_THREADS := 1
+demo-masks: $(STAMP) demo-data ## train RS Mask R-CNN and its baseline on shapes with masks: 10 minutes at most
+	$(BIN)/rst data shapes --output data/shapes --side 160
+	$(call set_aside,$(MASKS))
+	$(call set_aside,$(MASKS)-baseline)
+	@mkdir -p build
+	@$(BIN)/rst train --config configs/sample/mask_rcnn_mobilenetv2.yaml --output $(MASKS)-baseline $(TRAIN_FLAGS) \
+	  > build/demo-masks-baseline.log 2>&1 & baseline=$$!; \
+	trap "kill $$baseline; exit 130" INT TERM; \
+	$(BIN)/rst train --config configs/sample/rs_mask_rcnn_mobilenetv2.yaml --output $(MASKS) $(TRAIN_FLAGS); ours=$$?; \
+	wait $$baseline || { cat build/demo-masks-baseline.log; exit 1; }; exit $$ours
+	$(call evaluate_masks,$(MASKS))
+	$(call evaluate_masks,$(MASKS)-baseline)
+	$(BIN)/rst predict --checkpoint $(MASKS)/checkpoints/best.ckpt data/shapes/val --output $(MASKS)/drawings \
+	  --threshold 0.65
+	@printf '\n'; $(BIN)/python tools/beside.py $(MASKS) $(MASKS)-baseline
+	@printf '\nDetections with masks: %s/drawings\nLoss curves: %s/curves.png\n' $(MASKS) $(MASKS)
 
 bench: $(STAMP) ## the losses beside their baselines, time and memory: a report in bench/results/
 	@mkdir -p build

@@ -76,10 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "shapes",
         help="procedural shapes with boxes and masks",
-        description="Flat shapes on textured ground with boxes and masks: a long tail of classes, occlusion, crowds. "
-        "The variant lvis has hundreds of classes and LVIS's way of annotating: lists of absent classes and "
-        "of classes annotated in part, frequencies r, c and f; its images are found from the folder itself (--images "
-        "DIR, not DIR/train).",
+        description="Shapes on textured ground with boxes and masks: a long tail of classes, thin and hollow shapes, "
+        "which touch and hide each other, textures that they share with the ground, crowds. The variant lvis has "
+        "hundreds of classes and LVIS's way of annotating: lists of absent classes and of classes annotated in part, "
+        "frequencies r, c and f; its images are found from the folder itself (--images DIR, not DIR/train).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.add_argument(

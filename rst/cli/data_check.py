@@ -57,7 +57,9 @@ def main(argv: list[str]) -> int:
     )
     training = parser.add_argument_group("judge for a training with")
     training.add_argument(
-        "--masks", action="store_true", help="data.masks: true; faulty masks are errors then, warnings otherwise"
+        "--masks",
+        action="store_true",
+        help="data.masks: true; faulty masks are errors then, warnings otherwise; with --config as its data.masks says",
     )
     training.add_argument(
         "--faulty-boxes",
@@ -119,7 +121,6 @@ def _check(options: argparse.Namespace, overrides: list[str]) -> int:
         options.annotations,
         options.images or options.folder,
         classes_of=options.classes_of,
-        masks=options.masks,
         leave_out=options.faulty_boxes == "leave_out",
         headers=not options.no_headers,
         decode=options.decode,
@@ -140,15 +141,18 @@ def _settings(options: argparse.Namespace, overrides: list[str]) -> dict[str, An
     given = {key: getattr(options, key) for key in ("exif", "max_pixels") if hasattr(options, key)}
     names = {"file_names": options.file_names} if hasattr(options, "file_names") else {}
     if options.config is None:
-        return {"decoding": Decoding(**given), **names}
+        return {"masks": options.masks, "decoding": Decoding(**given), **names}
 
     from rst.cli.config import build_experiment
+    from rst.cli.masks import check_masks
 
     built = build_experiment(overrides, options.config)
     if not hasattr(built.model, "positives"):
         name = type(built.model).__name__
         raise ConfigError(f"--config {options.config}: {name} assigns no anchors: nothing to count")
+    check_masks(built.model, built.data)
     return {
+        "masks": options.masks or built.data.masks,
         "model": built.model,
         "transforms": built.data.train_transforms,
         "min_box_side": built.data.min_box_side,

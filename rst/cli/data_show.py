@@ -64,10 +64,13 @@ def _show(options: argparse.Namespace, overrides: list[str]) -> int:
     refuse_inputs("--output", options.output, files={"--config": options.config})
     load_training()
     from rst.cli.config import build_experiment
+    from rst.cli.masks import check_masks
     from rst.evaluation.fonts import font_note
 
     built = build_experiment(overrides, options.config)
     data, model = built.data, built.model
+    check_masks(model, data)
+    data.val_masks = True
     files = [options.output / f"batch_{number:03d}.png" for number in range(options.batches)]
     sets = {"--data.train_annotations": data.train_files, "--data.val_annotations": data.val_files}
     refuse_inputs(

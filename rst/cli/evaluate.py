@@ -134,6 +134,7 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
     from rst.cli.trained import load_trained
     from rst.evaluation import evaluate
     from rst.evaluation.report import format_threshold
+    from rst.evaluation.truth import read_ground_truth
     from rst.training import DetectionTraining
     from rst.training.callbacks import progress_bar
     from rst.training.options import make_trainer
@@ -163,6 +164,7 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
         raise ConfigError(
             f"--iou-type segm: {type(trained.model).__name__} of {trained.file} makes no masks, only boxes"
         )
+    read_ground_truth(annotations, iou_type, options.protocol)  # its faults are told before the detector works
     silence_lightning()
     chosen = ("accelerator", "strategy", "devices", "num_nodes", "precision", "limit_val_batches")
     trainer = make_trainer(

@@ -208,13 +208,14 @@ def detect(
     from torchvision import tv_tensors
 
     from rst.evaluation import to_file_pixels
+    from rst.evaluation.results import given_up
 
     if not batch:
         return []
     images = [tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous()) for pixels in batch]
     resized = [trained.settings.data.val_transforms(image, {})[0] for image in images]
     with torch.inference_mode():
-        detections = trained.model([image.as_subclass(torch.Tensor).to(device) for image in resized])
+        detections = given_up(trained.model([image.as_subclass(torch.Tensor).to(device) for image in resized]))
     results = []
     for found, image, pixels in zip(detections, resized, batch, strict=True):
         kept = (found["scores"].cpu().double() >= threshold).to(device)

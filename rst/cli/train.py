@@ -146,6 +146,7 @@ def _train(options: argparse.Namespace, arguments: list[str]) -> int:
     from lightning.pytorch import seed_everything
 
     from rst.cli.config import instantiate, trainer_options, without_pretraining
+    from rst.cli.masks import check_masks
     from rst.cli.reach import say_reach
     from rst.evaluation import format_table
     from rst.evaluation.report import SHAPES
@@ -166,6 +167,7 @@ def _train(options: argparse.Namespace, arguments: list[str]) -> int:
     seed_everything(settings.seed, verbose=False)
     # a resumed run has its weights from the checkpoint: those that it began with need not be there
     built = instantiate(start.parser, without_pretraining(settings) if resumed else settings)
+    check_masks(built.model, built.data)
     built.data.setup("fit")
     validates = settings.trainer.limit_val_batches != 0
     if validates:

@@ -139,6 +139,7 @@ class DetectionData(LightningDataModule):
         self.val_transforms = evaluation_transforms(
             max(short_sides) if test_short_side is None else test_short_side, max_side, keep_ratio=keep_ratio
         )
+        self.val_masks = False  # nothing but drawings needs them: the evaluation reads those of the file
         self.train_set: CocoDetection | None = None
         self.val_set: CocoDetection | None = None
         self._position: tuple[int, int] | None = None
@@ -146,7 +147,8 @@ class DetectionData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the annotation files that `stage` ("fit", "validate", "test", "predict"; None: all) needs, once."""
         if self.val_set is None:
-            self.val_set = CocoDetection(*self.val_files, transforms=self.val_transforms, **self._reading)
+            masks = self.masks and self.val_masks
+            self.val_set = CocoDetection(*self.val_files, transforms=self.val_transforms, masks=masks, **self._reading)
         if stage in ("fit", None) and self.train_set is None:
             self.train_set = CocoDetection(
                 *self.train_files,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rst.coco.columns import SHOWN
 from rst.coco.lvis import FREQUENCIES
 from rst.evaluation.evaluator import LRP_PARTS, Evaluation
 from rst.evaluation.protocol import SIZES
@@ -79,6 +80,13 @@ def notes(evaluation: Evaluation) -> list[str]:
         found.append(
             f"most images have {detections.apparent_limit} detections, none has more: is that the limit of the "
             f"detector (--model.detections.limit)? {truth.protocol.name.upper()} counts up to {limit} of each image"
+        )
+    if count := len(truth.blank):
+        some = ", ".join(map(str, truth.blank[:SHOWN].tolist())) + ", ..." * (count > SHOWN)
+        which = "1 object has a mask without a pixel" if count == 1 else f"{count:,} objects have masks without a pixel"
+        found.append(
+            f"{truth.file}: {which} (annotation {some}): {'it counts' if count == 1 else 'they count'} as missed, "
+            "whatever is detected; rst data check --masks names the cause"
         )
     if truth.unnumbered.any():
         found.append(

@@ -3,7 +3,7 @@
 n  detections of an image    C  classes    h, w  sides of the image that the detector got    H, W  sides of its file
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from rst.coco.masks import encode_mask
 
-PIXELS_AT_ONCE = 2**24  # of masks resized together: 64 MiB of float32
+PIXELS_AT_ONCE = 2**24  # of masks resized together, before or after: 64 MiB of float32 each
 
 
 def to_coco_results(
@@ -86,13 +86,21 @@ def to_file_pixels(detection: dict[str, Any], size: Sequence[int], original_size
     return found
 
 
+def given_up(items: Iterable[Any]) -> Iterator[Any]:
+    """The items, one after the other; none is held here once the next is asked for: masks of an image may be 100 MB."""
+    waiting = list(items)[::-1]
+    del items
+    while waiting:
+        yield waiting.pop()
+
+
 def _resized(
     masks: Tensor,  # (n, h, w) bool
     height: int,
     width: int,
 ) -> Iterator[Tensor]:
     """(H, W) bool masks on the CPU, one after the other; a pixel belongs to a mask that covers half of it."""
-    at_once = max(1, PIXELS_AT_ONCE // (height * width))
+    at_once = max(1, PIXELS_AT_ONCE // max(height * width, masks.shape[1] * masks.shape[2], 1))
     for some in masks.detach().split(at_once):
         if some.shape[1:] != (height, width):
             shares = interpolate(some[:, None].float(), (height, width), mode="bilinear", align_corners=False)

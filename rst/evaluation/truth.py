@@ -41,6 +41,7 @@ class GroundTruth:
     areas: np.ndarray  # (G,) float64, square pixels, as the file says
     crowd: np.ndarray  # (G,) bool: ignored, and any number of detections may match it
     ignored: np.ndarray  # (G,) bool
+    blank: np.ndarray  # ids of objects whose mask has no pixel; empty for boxes
     unnumbered: np.ndarray  # (G,) bool: id 0, which the published tools take for "no match"
     negative: np.ndarray  # int64 groups known to have no object; empty for COCO
     not_exhaustive: np.ndarray  # int64 groups where objects may lack; empty for COCO
@@ -86,7 +87,7 @@ def read_ground_truth(file: Path, iou_type: IouType, protocol: ProtocolName | Li
 
     order = np.argsort(groups, kind="stable")
     objects = [objects[i] for i in order]
-    shapes, areas = _shapes(objects, sizes[image[order]], iou_type, file)
+    shapes, areas, blank = _shapes(objects, sizes[image[order]], iou_type, file)
     crowd = flag_column(objects, "iscrowd", sink)
     if rules.federated:  # LVIS has no crowds, and its tool leaves objects without area out
         kept = np.flatnonzero(areas > 0)
@@ -114,6 +115,7 @@ def read_ground_truth(file: Path, iou_type: IouType, protocol: ProtocolName | Li
         areas=areas[kept],
         crowd=crowd[kept],
         ignored=ignored[kept],
+        blank=ids[order][kept][blank[kept] & ~ignored[kept]],
         unnumbered=ids[order][kept] == 0,
         negative=negative,
         not_exhaustive=not_exhaustive,
@@ -122,8 +124,8 @@ def read_ground_truth(file: Path, iou_type: IouType, protocol: ProtocolName | Li
 
 def _shapes(
     objects: list[dict[str, Any]], sizes: np.ndarray, iou_type: IouType, file: Path
-) -> tuple[Shapes, np.ndarray]:
-    """Shapes, and areas (G,) in square pixels: the file's, else those of the shapes."""
+) -> tuple[Shapes, np.ndarray, np.ndarray]:
+    """Shapes, areas (G,) in square pixels, the file's, else those of the shapes, and (G,) bool: a mask of no pixel."""
     if iou_type == "segm":
         shapes: Shapes = _masks(objects, sizes.tolist(), file)
         own = mask_areas(shapes)
@@ -134,7 +136,7 @@ def _shapes(
     for entry, area in zip(objects, areas, strict=True):
         if type(area) not in (int, float) or not 0 <= area <= sys.float_info.max:
             raise DataError(f"{file}: annotation {entry['id']}: 'area' must be a number of pixels, is {short(area)}")
-    return shapes, np.array(areas, np.float64)
+    return shapes, np.array(areas, np.float64), (own == 0) & (iou_type == "segm")
 
 
 def _boxes(objects: list[dict[str, Any]], file: Path) -> np.ndarray:
@@ -157,10 +159,10 @@ def _masks(objects: list[dict[str, Any]], sizes: list[list[int]], file: Path) ->
     bare = [i for i, entry in enumerate(objects) if not entry.get("segmentation")]
     absent = [i for i in bare if objects[i].get("segmentation") is None]
     if absent or (bare and len(bare) == len(objects)):
-        which = "" if len(bare) == len(objects) else f", the first is annotation {objects[absent[0]]['id']}"
+        which = f"the first is annotation {objects[(absent or bare)[0]]['id']}"
         raise DataError(
-            f"{file}: {len(bare):,} of {len(objects):,} annotations have no mask ('segmentation'){which}: masks cannot "
-            f"be compared (--iou-type bbox compares boxes)"
+            f"{file}: {len(bare):,} of {len(objects):,} annotations have no mask ('segmentation'), {which}: "
+            f"masks cannot be compared (--iou-type bbox compares boxes)"
         )
     usable = check_segmentations([entry["segmentation"] for entry in objects], sizes, refuse_mask)
     return [compress(value, *size) for value, size in zip(usable, sizes, strict=True)]

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from rst.evaluation import evaluate_detections, to_coco_results
 from rst.evaluation.protocol import IouType
+from rst.evaluation.results import given_up
 from rst.evaluation.truth import read_ground_truth
 from rst.training.callbacks import is_logging_step
 from rst.training.checkpoints import MODEL_RECORD, check_fits
@@ -200,7 +201,7 @@ class DetectionTraining(LightningModule):
     def validation_step(self, batch: tuple[list[Tensor], list[dict[str, Any]]], batch_idx: int) -> None:
         images, targets = batch
         # Plain numbers and run lengths are kept, never tensors: memory grows by kilobytes per image.
-        for detection, target in zip(self.model(images), targets, strict=True):
+        for detection, target in zip(given_up(self.model(images)), targets, strict=True):
             results = to_coco_results([detection], [target], self.category_ids)
             self._results_of_image[int(target["image_id"])] = results
 

@@ -37,7 +37,7 @@ def test_a_clean_set_has_exit_code_0_and_its_statistics(clean, capsys):
     )
     assert complained == ""
     assert "images     50: " in printed
-    assert "classes    6: 1 of 6 classes has half of the objects" in printed
+    assert "classes    6: 2 of 6 classes have half of the objects" in printed
     assert "positives  not counted; with --config FILE " in printed
     assert "error:" not in printed
     assert "note: category ids have gaps (3, 5-6, 8-10, 12-15)" in printed
@@ -113,7 +113,7 @@ def test_the_detector_of_an_experiment_counts_its_positives(clean, tmp_path, cap
         f"model:\n  class_path: oracle_detector.oracle\n  init_args: {{num_classes: 6, side: 96, "
         f"annotations: {clean}/annotations/val.json, images: {clean}/val}}\n"
         f"data: {{train_annotations: x.json, train_images: x, val_annotations: x.json, val_images: x, "
-        f"short_sides: [96], max_side: 96, flip: 0.0}}\n"
+        f"short_sides: [96], max_side: 96, flip: 0.0, masks: true}}\n"
     )
     annotations = clean / "annotations/train.json"
     given = ("--config", tmp_path / "oracle.yaml", "--output", tmp_path / "report.json")

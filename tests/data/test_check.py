@@ -120,7 +120,7 @@ def test_categories_must_be_those_of_the_other_file(clean, tmp_path):
     report = check(corrupted, classes_of=other)
     assert found(report) == [("other classes", "category", 4), ("other classes", "category", 99)]
     first, second = (finding.message for finding in report.findings if finding.kind == "other classes")
-    assert first == f"category 4 is 'pyramid' in this file but is 'triangle' in {other}"
+    assert first == f"category 4 is 'pyramid' in this file but is 'ring' in {other}"
     assert second == f"category 99 is 'unicorn' in this file but is not in {other}"
     assert len(report.of_level("error")) == 2
     with pytest.raises(DataError, match=r"nowhere.json: no such file"):

@@ -11,6 +11,7 @@ import pytest
 from rst.coco.masks import decode_segmentation
 from rst.data.dataset import CocoDetection
 from rst.data.samples import shapes
+from rst.data.samples.materials import PATTERNS, Painter
 
 SIDE = 96
 
@@ -93,6 +94,40 @@ def test_the_set_is_as_varied_as_promised():
     assert all(isinstance(annotation["segmentation"], dict) for annotation in crowds)
     assert sum(not found for _, found in images) >= 150 // shapes.EMPTY_EVERY
     assert {pixels.shape[:2] for pixels, _ in images} == {(SIDE, SIDE), (SIDE, SIDE * 3 // 4), (SIDE * 3 // 4, SIDE)}
+
+
+def test_masks_matter_objects_touch_and_colour_does_not_tell_them_from_the_ground():
+    filled, contrasts, touching = [], [], 0
+    for index in range(60):
+        pixels, annotations = shapes.draw_image(index, SIDE, [3, 0])
+        objects = [found for found in annotations if not found["iscrowd"]]
+        masks = masks_of(objects, *pixels.shape[:2])
+        for found, mask in zip(objects, masks, strict=True):
+            x, y, w, h = found["bbox"]
+            filled.append(found["area"] / (w * h))
+            around = np.zeros_like(mask)
+            around[max(y - 4, 0) : y + h + 4, max(x - 4, 0) : x + w + 4] = True
+            around &= ~np.any(masks, axis=0)
+            if around.any():
+                contrasts.append(np.abs(pixels[mask].mean(0) - pixels[around].mean(0)).max())
+            grown = mask.copy()
+            grown[1:] |= mask[:-1]
+            grown[:, 1:] |= mask[:, :-1]
+            touching += any((grown & other).any() for other in masks if other is not mask)
+    assert np.median(filled) < 0.65
+    assert touching > len(filled) / 2
+    assert np.median(contrasts) < 60, "of 255; with flat objects of random colours it is 100"
+
+
+def test_materials_of_one_palette_have_every_pattern():
+    painter = Painter(np.random.default_rng(0), 40, 50)
+    disc = np.hypot(*np.ogrid[-20:20, -25:25]) < 12
+    for pattern in PATTERNS:
+        before = painter.pixels.copy()
+        painter.paint(disc, painter.new_material()._replace(pattern=pattern))
+        assert (painter.pixels[~disc] == before[~disc]).all()
+        assert (painter.pixels[disc] != before[disc]).all()
+    assert painter.finished().dtype == np.uint8
 
 
 @pytest.mark.parametrize(("argument", "value"), [("train", 0), ("val", 0), ("side", 63), ("seed", -1)])

@@ -213,7 +213,9 @@ def test_ground_truth_that_is_none_is_named(annotations, tmp_path):
     without = {key: value for key, value in GROUND_TRUTH["annotations"][0].items() if key != "segmentation"}
     for nothing in ({}, {"segmentation": None}, {"segmentation": []}):
         shapeless = annotations(GROUND_TRUTH | {"annotations": [without | nothing]})
-        with pytest.raises(DataError, match=r"1 of 1 annotations have no mask \('segmentation'\): .*--iou-type bbox"):
+        with pytest.raises(
+            DataError, match=r"1 of 1 annotations have no mask \('segmentation'\), the first .* 1: .*--iou-type bbox"
+        ):
             evaluate_detections(shapeless, [], "segm")
     second = GROUND_TRUTH["annotations"][0] | {"id": 2}
     shapeless = annotations(GROUND_TRUTH | {"annotations": [second, without]})

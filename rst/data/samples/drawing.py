@@ -1,4 +1,4 @@
-"""How the procedural sets are drawn: textured ground, shapes with outlines and masks, and which of them hides which.
+"""How the procedural sets are drawn: shapes with outlines and masks, where they lie, and which of them hides which.
 
 All random numbers come from the caller's generator: an image is a pure function of its seed.
 
@@ -9,13 +9,26 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from rst.coco.masks import decode_segmentation, encode_mask
 
-LEAST_RADIUS = 4.0  # pixels
-LARGEST_RADIUS = 1 / 3  # of the shorter side
+LEAST_RADIUS = 4.0  # pixels, of a crowd's objects
+RADII = (1 / 24, 1 / 3)  # of the shorter side; no less than LEAST_RADIUS
 MIN_VISIBLE = 0.3  # share of an object's pixels that later ones must leave visible
+NEIGHBOURS = 0.5  # share of the objects that are placed beside one that is there: they touch or overlap
+CLUTTER = (0, 3)  # flecks of an image that are no objects: least, and one more than most
+CLOSENESS = (0.55, 1.0)  # distance of two neighbours' centres over the sum of their radii
+
+
+def _crescent() -> list[tuple[float, float]]:
+    """Round the back from tip to tip, and back along a circle about a point off the centre."""
+    tip, off = 0.14, 0.55  # turns; radii
+    back = [(tip + (1 - 2 * tip) * k / 24, 1.0) for k in range(25)]
+    x, y = np.cos(2 * np.pi * tip) - off, np.sin(2 * np.pi * tip)
+    angles = np.linspace(2 * np.pi - np.arctan2(y, x), np.arctan2(y, x), 18)[1:-1]
+    points = off + np.hypot(x, y) * np.exp(1j * angles)
+    return back + list(zip((np.angle(points) / (2 * np.pi)).tolist(), np.abs(points).tolist(), strict=True))
+
 
 # corners of the shapes as (angle in turns, distance from the centre in radii)
 OUTLINES: dict[str, list[tuple[float, float]]] = {
@@ -25,6 +38,8 @@ OUTLINES: dict[str, list[tuple[float, float]]] = {
     "star": [(k / 10, (1.0, 0.45)[k % 2]) for k in range(10)],
     "cross": [((k + shift) / 4, reach) for k in range(4) for shift, reach in ((-0.18, 1.0), (0.18, 1.0), (0.5, 0.4))],
     "ring": [(k / 32, 1.0) for k in range(32)],
+    "bar": [(turn, 1.0) for turn in (-0.035, 0.035, 0.465, 0.535)],
+    "crescent": _crescent(),
 }
 HOLE = 0.55  # radius of a ring's hole, in radii
 
@@ -43,20 +58,28 @@ def draw_size(random: np.random.Generator, side: int) -> tuple[int, int]:
     return [(side, side), (short, side), (side, short)][random.integers(3)]
 
 
-def paint_ground(random: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) float64: noise of three coarsenesses around one colour."""
-    ground = np.empty((height, width, 3))
-    ground[:] = random.uniform(60, 190, 3)
-    for cell, strength in ((64, 30.0), (16, 15.0), (4, 10.0)):
-        coarse = random.normal(0.0, strength, (height // cell + 2, width // cell + 2)).astype(np.float32)
-        smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)
-        ground += np.asarray(smooth)[..., None]
-    return ground
+def draw_radius(random: np.random.Generator, height: int, width: int) -> float:
+    """Radius of an object, pixels; every size has the same chance on a logarithmic scale."""
+    least, largest = (min(height, width) * share for share in RADII)
+    return float(np.exp(random.uniform(np.log(max(least, LEAST_RADIUS)), np.log(largest))))
 
 
-def with_noise(random: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8: the finished image, with the noise of a camera."""
-    return (pixels + random.normal(0.0, 5.0, pixels.shape)).round().clip(0, 255).astype(np.uint8)
+def draw_clutter(random: np.random.Generator, height: int, width: int) -> list[np.ndarray]:
+    """Masks (H, W) bool of irregular flecks that are no objects."""
+    flecks = []
+    for _ in range(random.integers(*CLUTTER)):
+        corners = int(random.integers(5, 10))
+        angles = 2 * np.pi * (np.arange(corners) + random.uniform(-0.3, 0.3, corners)) / corners
+        rays = (
+            0.7
+            * draw_radius(random, height, width)
+            * random.uniform(0.4, 1.0, (corners, 1))
+            * np.stack([np.cos(angles), np.sin(angles)], 1)
+        )
+        mask = fill_polygon(random.uniform([0.0, 0.0], [width, height]) + rays, height, width)
+        if mask.any():
+            flecks.append(mask)
+    return flecks
 
 
 def place_shapes(
@@ -64,14 +87,21 @@ def place_shapes(
 ) -> list[Shape]:
     """At most `count` shapes from back to front; each leaves enough of those behind it visible.
 
-    `draw_class` gives a category id and the name of its outline.
+    Many lie beside another one, so that they touch it or overlap. `draw_class` gives a category id and the name of its
+    outline.
     """
     shapes: list[Shape] = []
     visible: list[np.ndarray] = []
+    circles: list[tuple[np.ndarray, float]] = []  # centre and radius of each shape
     for _ in range(4 * count):  # a bounded number of attempts
         category_id, name = draw_class()
-        radius = np.exp(random.uniform(np.log(LEAST_RADIUS), np.log(min(height, width) * LARGEST_RADIUS)))
-        outline, mask = place_outline(random, name, radius, height, width)
+        radius = draw_radius(random, height, width)
+        centre = random.uniform([0.0, 0.0], [width, height])
+        if circles and random.uniform() < NEIGHBOURS:
+            beside, its_radius = circles[random.integers(len(circles))]
+            angle, distance = random.uniform(0.0, 2 * np.pi), random.uniform(*CLOSENESS) * (radius + its_radius)
+            centre = (beside + distance * np.array([np.cos(angle), np.sin(angle)])).clip(0.0, [width, height])
+        outline, mask = place_outline(random, name, radius, height, width, centre)
         seen_behind = [behind & ~mask for behind in visible]
         hides = any(
             np.count_nonzero(seen) < MIN_VISIBLE * np.count_nonzero(shape.mask)
@@ -80,6 +110,7 @@ def place_shapes(
         if hides or np.count_nonzero(mask) < 9:
             continue
         shapes.append(Shape(category_id, outline, mask))
+        circles.append((centre, radius))
         visible = [*seen_behind, mask]
         if len(shapes) == count:
             break
@@ -87,24 +118,23 @@ def place_shapes(
 
 
 def place_outline(
-    random: np.random.Generator, name: str, radius: float, height: int, width: int, centre: np.ndarray | None = None
+    random: np.random.Generator, name: str, radius: float, height: int, width: int, centre: np.ndarray
 ) -> tuple[list[float] | None, np.ndarray]:
-    """Outline (x, y, x, y, ...; None for a ring) and mask of a shape at a random angle, and place unless given."""
-    if centre is None:
-        centre = random.uniform([0.0, 0.0], [width, height])
+    """Outline (x, y, x, y, ...; None for a ring) and mask (H, W) bool of a shape at a random angle."""
     turn = random.uniform()
     corners = np.array(OUTLINES[name])
     angles = 2 * np.pi * (corners[:, 0] + turn)
     rays = radius * corners[:, 1:] * np.stack([np.cos(angles), np.sin(angles)], 1)
-
-    def filled(points: np.ndarray) -> np.ndarray:
-        # filled as a reader fills the annotation, so that polygon and mask agree to the pixel
-        return decode_segmentation([points.ravel().tolist()], height, width, name).astype(bool)
-
     points = (centre + rays).round(2)
+    mask = fill_polygon(points, height, width)
     if name == "ring":
-        return None, filled(points) & ~filled((centre + HOLE * rays).round(2))
-    return points.ravel().tolist(), filled(points)
+        return None, mask & ~fill_polygon((centre + HOLE * rays).round(2), height, width)
+    return points.ravel().tolist(), mask
+
+
+def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W) bool: filled as a reader fills the annotation, so that polygon and mask agree to the pixel."""
+    return decode_segmentation([points.ravel().tolist()], height, width, "a polygon").astype(bool)
 
 
 def visible_annotations(shapes: list[Shape]) -> list[dict[str, Any]]:

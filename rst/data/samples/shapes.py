@@ -1,7 +1,8 @@
-"""A procedural data set: flat shapes on textured ground, with boxes and masks, in COCO form.
+"""A procedural data set: shapes on textured ground, with boxes and masks, in COCO form.
 
-It has the difficulties of real data: a long tail of classes, objects from a few pixels to two thirds of the image,
-occlusion, objects cut by the border, crowd regions, images without objects, upright and wide images, category ids
+It has the difficulties of real data: a long tail of classes, objects from a few pixels to two thirds of the image, thin
+and hollow ones, objects that touch, overlap and hide each other, textures that they share with the ground, clutter that
+is no object, objects cut by the border, crowd regions, images without objects, upright and wide images, category ids
 with gaps. Every image is a pure function of (seed, split, index): the same arguments, numpy and pillow give the same
 files to the bit. The variant "lvis" has hundreds of classes and LVIS's way of annotating: `shapes_lvis.py`.
 
@@ -18,20 +19,21 @@ from rst.data.samples import shapes_lvis
 from rst.data.samples.drawing import (
     LEAST_RADIUS,
     annotation,
+    draw_clutter,
     draw_size,
-    paint_ground,
     place_outline,
     place_shapes,
     visible_annotations,
-    with_noise,
 )
 from rst.data.samples.folders import prepare_folder, write_json
+from rst.data.samples.materials import Painter
 
 Variant = Literal["coco", "lvis"]
 
 # by falling frequency; ids with gaps, because a reader must not take an id for a label
-CATEGORIES = {"disc": 1, "square": 2, "triangle": 4, "star": 7, "cross": 11, "ring": 16}
-TAIL = 0.5  # each class occurs this many times as often as the one before it
+CATEGORIES = {"disc": 1, "star": 2, "ring": 4, "bar": 7, "crescent": 11, "triangle": 16}
+TAIL = 0.55  # each class occurs this many times as often as the one before it
+DRAWINGS = 2  # raised when the same arguments give other files, so that a set made before is not taken for this one
 EMPTY_EVERY, CROWD_EVERY = 9, 5  # of the images, one in so many has no objects, has a crowd
 
 
@@ -77,7 +79,7 @@ def prepare(
             f"(the variant 'coco' has {len(CATEGORIES)}), got {classes} with {variant!r}"
         )
     counts = {"train": train, "val": val}
-    recipe: dict[str, Any] = {"data": "shapes", **counts, "side": side, "seed": seed}
+    recipe: dict[str, Any] = {"data": "shapes", "drawings": DRAWINGS, **counts, "side": side, "seed": seed}
     if variant == "lvis":
         number = classes or shapes_lvis.MOST_CLASSES
         recipe |= {"variant": variant, "classes": number}
@@ -93,10 +95,12 @@ def draw_image(index: int, side: int, seed: list[int]) -> tuple[np.ndarray, list
     """One image (H, W, 3) uint8, and its annotations without ids."""
     random = np.random.default_rng([*seed, index])
     height, width = draw_size(random, side)
-    pixels = paint_ground(random, height, width)
+    painter = Painter(random, height, width)
+    for fleck in draw_clutter(random, height, width):
+        painter.paint(fleck, painter.next_material())
     annotations: list[dict[str, Any]] = []
     if index % EMPTY_EVERY != EMPTY_EVERY - 1:
-        crowd = _paint_crowd(random, pixels) if index % CROWD_EVERY == CROWD_EVERY - 1 else None
+        crowd = _paint_crowd(random, painter) if index % CROWD_EVERY == CROWD_EVERY - 1 else None
         names, frequency = list(CATEGORIES), TAIL ** np.arange(len(CATEGORIES))
 
         def draw_class() -> tuple[int, str]:
@@ -105,12 +109,12 @@ def draw_image(index: int, side: int, seed: list[int]) -> tuple[np.ndarray, list
 
         shapes = place_shapes(random, height, width, int(random.integers(1, 9)), draw_class)
         for shape in shapes:
-            pixels[shape.mask] = random.uniform(20, 235, 3)
+            painter.paint(shape.mask, painter.next_material())
         annotations = [found | {"iscrowd": 0} for found in visible_annotations(shapes)]
         covered = np.any([shape.mask for shape in shapes], axis=0) if shapes else np.zeros((height, width), bool)
         if crowd is not None and (crowd[1] & ~covered).any():
             annotations.append(annotation(crowd[0], crowd[1] & ~covered, None) | {"iscrowd": 1})
-    return with_noise(random, pixels), annotations
+    return painter.finished(), annotations
 
 
 def _write_split(folder: Path, name: str, count: int, side: int, seed: list[int]) -> dict[str, int]:
@@ -129,9 +133,9 @@ def _write_split(folder: Path, name: str, count: int, side: int, seed: list[int]
     return {"images": count, "boxes": len(annotations) - crowds, "crowds": crowds}
 
 
-def _paint_crowd(random: np.random.Generator, pixels: np.ndarray) -> tuple[int, np.ndarray]:
+def _paint_crowd(random: np.random.Generator, painter: Painter) -> tuple[int, np.ndarray]:
     """A swarm of small objects of one class, annotated as one crowd: category id and mask of all (H, W)."""
-    height, width = pixels.shape[:2]
+    height, width = painter.height, painter.width
     name = list(CATEGORIES)[random.integers(3)]
     centre = random.uniform([0.2 * width, 0.2 * height], [0.8 * width, 0.8 * height])
     swarm = np.zeros((height, width), bool)
@@ -139,6 +143,7 @@ def _paint_crowd(random: np.random.Generator, pixels: np.ndarray) -> tuple[int, 
         offset = random.normal(0.0, min(height, width) / 12, 2)
         radius = random.uniform(LEAST_RADIUS, 2 * LEAST_RADIUS)
         _, mask = place_outline(random, name, radius, height, width, centre + offset)
-        pixels[mask] = random.uniform(20, 235, 3)
+        if mask.any():
+            painter.paint(mask, painter.next_material())
         swarm |= mask
     return CATEGORIES[name], swarm

@@ -26,14 +26,13 @@ from PIL import Image
 
 from rst.coco.lvis import NEGATIVE, NOT_EXHAUSTIVE
 from rst.data.samples.drawing import (
-    OUTLINES,
+    draw_clutter,
     draw_size,
-    paint_ground,
     place_shapes,
     visible_annotations,
-    with_noise,
 )
 from rst.data.samples.folders import write_json
+from rst.data.samples.materials import PALETTE, Painter
 
 COLOURS = {
     "red": (225, 35, 35), "orange": (240, 140, 20), "yellow": (240, 225, 40), "green": (40, 165, 50),
@@ -41,6 +40,7 @@ COLOURS = {
     "white": (245, 245, 245), "black": (15, 15, 15),
 }  # fmt: skip
 PATTERNS = ("plain", "striped", "barred", "checked", "dotted")
+OUTLINES = ("disc", "square", "triangle", "star", "cross", "ring")
 PERIOD, DOTS = 6, 3  # pixels after which stripes repeat, and dots
 # All classes, in an order in which shapes, colours and patterns are spread over the frequencies; a set has the first C.
 NAMES = [" ".join(words) for words in product(COLOURS, PATTERNS, OUTLINES)]
@@ -86,7 +86,10 @@ def draw_image(index: int, side: int, seed: list[int], classes: int) -> tuple[np
     """One image (H, W, 3) uint8, and the annotations, without ids, of all that is in it."""
     random = np.random.default_rng([*seed, index])
     height, width = draw_size(random, side)
-    pixels = paint_ground(random, height, width)
+    colours = np.array(list(COLOURS.values()), np.float64)
+    painter = Painter(random, height, width, colours[random.choice(len(colours), PALETTE, replace=False)])
+    for fleck in draw_clutter(random, height, width):
+        painter.paint(fleck, painter.next_material())
     frequency = _frequency(classes)
 
     def draw_class() -> tuple[int, str]:
@@ -97,9 +100,9 @@ def draw_image(index: int, side: int, seed: list[int], classes: int) -> tuple[np
     for shape in shapes:
         colour, pattern, _ = NAMES[shape.category_id - 1].split()
         ink = shape.mask & _pattern(pattern, height, width)
-        pixels[shape.mask] = np.add(COLOURS[colour], 128) / 2  # a paler colour between the pattern
-        pixels[ink] = COLOURS[colour]
-    return with_noise(random, pixels), visible_annotations(shapes)
+        painter.pixels[shape.mask] = np.add(COLOURS[colour], 128) / 2  # a paler colour between the pattern
+        painter.pixels[ink] = COLOURS[colour]
+    return painter.finished(), visible_annotations(shapes)
 
 
 def federate(
