@@ -219,7 +219,8 @@ def detect(
     results = []
     for found, image, pixels in zip(detections, resized, batch, strict=True):
         kept = (found["scores"].cpu().double() >= threshold).to(device)
-        some = {key: found[key][kept] for key in ("boxes", "labels", "scores", "masks") if key in found}
+        keys = ("boxes", "labels", "scores", "masks", "mask_scores")
+        some = {key: found[key][kept] for key in keys if key in found}
         results.append(to_file_pixels(some, image.shape[-2:], pixels.shape[:2]))
     return results
 

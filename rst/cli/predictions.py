@@ -122,6 +122,9 @@ def describe(
         predictions.append({"category": class_names[label], "label": label, "score": round(score, 5), "bbox": bbox})
     for prediction, runs in zip(predictions, found.get("segmentations", ()), strict=False):
         prediction["segmentation"] = runs
+    if "mask_scores" in found:
+        for prediction, score in zip(predictions, found["mask_scores"].tolist(), strict=True):
+            prediction["mask_score"] = round(score, 5)
     if category_ids is not None:
         for prediction in predictions:
             prediction["category_id"] = category_ids[prediction["label"]]

@@ -47,7 +47,7 @@ def read_detections(results: Any, truth: GroundTruth) -> Detections:
     """Check results against the ground truth and sort them.
 
     Args:
-        results: COCO results, or a JSON file of them; may be empty.
+        results: COCO results, or a JSON file of them; may be empty. A mask may have a "mask_score" of its own.
         truth: what they are compared with; its `iou_type` says which of their shapes is read.
 
     Raises:
@@ -65,6 +65,9 @@ def read_detections(results: Any, truth: GroundTruth) -> Detections:
     image = _index_of(image_ids, truth.image_ids, "image_id", "image", source, truth.file)
     label = _index_of(columns["category_id"], truth.category_ids, "category_id", "category", source, truth.file)
     scores = _scores(columns["score"], source)
+    if truth.iou_type == "segm":
+        own = [i for i, result in enumerate(results) if "mask_score" in result]
+        scores[own] = _scores([results[i]["mask_score"] for i in own], source, own)
     sizes = truth.sizes[image]
     if truth.iou_type == "bbox":
         shapes: Shapes = _boxes(columns[key], source)
@@ -159,18 +162,25 @@ def _index_of(values: Sequence[Any], known: np.ndarray, key: str, kind: str, sou
     return np.searchsorted(known, ids)
 
 
-def _scores(values: list[Any], source: str) -> np.ndarray:
+def _scores(values: list[Any], source: str, of_masks: Sequence[int] | None = None) -> np.ndarray:
+    """(D,) float64; those of masks with the places of their results."""
+
+    def fault(i: int, said: str) -> DataError:
+        name, place = ("score", i) if of_masks is None else ("mask_score", of_masks[i])
+        return DataError(f"{source}[{place}]: {name} {said}{short(values[i])}")
+
+    not_finite = "is not a finite number: "
     for i in _faults(values, lambda kinds: all(map(_is_number_type, kinds)), lambda v: _is_number_type(type(v))):
-        raise DataError(f"{source}[{i}]: score is not a finite number: {short(values[i])}")
+        raise fault(i, not_finite)
     try:
         scores = np.array(values, np.float64)
     except OverflowError:  # an integer beyond floats
         i = next(i for i, value in enumerate(values) if abs(value) > sys.float_info.max)
-        raise DataError(f"{source}[{i}]: score is not a finite number: {short(values[i])}") from None
+        raise fault(i, not_finite) from None
     for i in np.flatnonzero(~np.isfinite(scores)):
-        raise DataError(f"{source}[{i}]: score is not a finite number: {short(values[i])}")
+        raise fault(int(i), not_finite)
     for i in np.flatnonzero((scores < 0) | (scores > 1)):
-        raise DataError(f"{source}[{i}]: score must lie in [0, 1], is {short(values[i])}")
+        raise fault(int(i), "must lie in [0, 1], is ")
     return scores
 
 

@@ -22,13 +22,14 @@ def to_coco_results(
 
     Args:
         detections: per image "boxes" (n, 4) XYXY pixels of the resized image, "labels" (n,) in [0, C), "scores" (n,)
-            and, from a detector with masks, "masks" (n, h, w) bool.
+            and, from a detector with masks, "masks" (n, h, w) bool and perhaps "mask_scores" (n,).
         targets: per image "image_id", "original_size" (height, width) of the file and "size" (height, width) of the
             resized image, as `CocoDetection` gives them.
         category_ids: (C,) COCO category of each label.
 
     Returns:
-        COCO results as plain Python values: boxes scaled back and clipped to the image, masks as run lengths.
+        COCO results as plain Python values: boxes scaled back and clipped to the image, masks as run lengths. Where a
+        mask has a score of its own, it is "mask_score": `rst.evaluation` takes it for masks, other tools take "score".
 
     Raises:
         ValueError: a missing key, lengths that differ, a label that is no class, a box or score that is not finite.
@@ -57,6 +58,9 @@ def image_results(found: dict[str, Any], image_id: int, category_ids: Sequence[i
     ]
     for result, runs in zip(results, found.get("segmentations", ()), strict=False):
         result["segmentation"] = runs
+    if "mask_scores" in found:
+        for result, score in zip(results, found["mask_scores"].tolist(), strict=True):
+            result["mask_score"] = score
     return results
 
 
@@ -64,13 +68,15 @@ def to_file_pixels(detection: dict[str, Any], size: Sequence[int], original_size
     """A detector's output for one image, in pixels of the image file.
 
     Args:
-        detection: "boxes" (n, 4) XYXY, "labels" (n,), "scores" (n,) and perhaps "masks" (n, h, w) bool.
+        detection: "boxes" (n, 4) XYXY, "labels" (n,), "scores" (n,) and perhaps "masks" (n, h, w) bool and
+            "mask_scores" (n,).
         size: (h, w) of the image that the detector got.
         original_size: (H, W) of the file.
 
     Returns:
         on the CPU: "boxes" (n, 4) float64, scaled and clipped to the image, "labels", "scores" float64, and for masks
-        "segmentations", n compressed run lengths of H x W pixels. Masks are resized and encoded a few at a time.
+        "segmentations", n compressed run lengths of H x W pixels, and "mask_scores" where there are any. Masks are
+        resized and encoded a few at a time.
     """
     (h, w), (height, width) = size, original_size
     boxes = torch.as_tensor(detection["boxes"]).detach().cpu().double()
@@ -81,6 +87,8 @@ def to_file_pixels(detection: dict[str, Any], size: Sequence[int], original_size
         "labels": torch.as_tensor(detection["labels"]).detach().cpu(),
         "scores": torch.as_tensor(detection["scores"]).detach().cpu().double(),
     }
+    if "mask_scores" in detection:
+        found["mask_scores"] = torch.as_tensor(detection["mask_scores"]).detach().cpu().double()
     if "masks" in detection:
         found["segmentations"] = [encode_mask(mask.numpy()) for mask in _resized(detection["masks"], height, width)]
     return found
@@ -117,7 +125,10 @@ def _check(detection: dict[str, Any], image_id: int, size: Sequence[int], classe
     if boxes.shape != (len(scores), 4) or labels.shape != scores.shape or scores.ndim != 1:
         shapes = f"boxes {tuple(boxes.shape)}, labels {tuple(labels.shape)} and scores {tuple(scores.shape)}"
         raise ValueError(f"{where}: {shapes} must have shapes (n, 4), (n,) and (n,)")
-    for name, values in (("boxes", boxes), ("scores", scores)):
+    of_masks = torch.as_tensor(detection.get("mask_scores", scores)).detach()
+    if of_masks.shape != scores.shape:
+        raise ValueError(f"{where}: mask_scores have shape {tuple(of_masks.shape)}, scores {tuple(scores.shape)}")
+    for name, values in (("boxes", boxes), ("scores", scores), ("mask_scores", of_masks)):
         if not values.isfinite().all():
             raise ValueError(f"{where}: {name} are not finite")
     for label in labels[(labels < 0) | (labels >= classes)].tolist():
