@@ -1,7 +1,7 @@
 """Training steps with ranking losses beside their baselines: the same detector with another loss.
 
-RS Faster R-CNN beside sampled cross-entropy, RS-ATSS beside focal loss. Both are also measured with the published
-per-positive loop instead of `rank_sort`.
+RS Faster, Mask and Cascade R-CNN beside sampled cross-entropy, RS-ATSS beside focal loss. All are also measured with
+the published per-positive loop instead of `rank_sort`.
 """
 
 from collections.abc import Callable
@@ -48,17 +48,23 @@ class Detector:
     baseline: str  # the contender whose step the others are compared with
 
 
-DETECTORS = {
-    "faster_rcnn": Detector(
-        detectors.faster_rcnn,
-        ranking_losses=2,
+def _two_stages(build: Callable[..., Any], name: str, ranking_losses: int) -> Detector:
+    return Detector(
+        build,
+        ranking_losses,
         contenders={
-            "RS Faster R-CNN": Contender(RANKING),
+            f"RS {name}": Contender(RANKING),
             "sampled cross-entropy": Contender({"loss": "cross_entropy"}),
             "RS with the per-positive loop": Contender(RANKING, rounds=4, loop=True),
         },
         baseline="sampled cross-entropy",
-    ),
+    )
+
+
+DETECTORS = {
+    "faster_rcnn": _two_stages(detectors.faster_rcnn, "Faster R-CNN", ranking_losses=2),
+    "mask_rcnn": _two_stages(detectors.mask_rcnn, "Mask R-CNN", ranking_losses=2),
+    "cascade_rcnn": _two_stages(detectors.cascade_rcnn, "Cascade R-CNN", ranking_losses=4),
     "atss": Detector(
         detectors.atss,
         ranking_losses=1,
@@ -91,6 +97,7 @@ GROUPS = {
     "backbone": detectors.BackboneSettings,
     "proposals": detectors.ProposalSettings,
     "detections": detectors.DetectionSettings,
+    "masks": detectors.MaskSettings,
 }
 
 
@@ -112,6 +119,10 @@ SETTINGS = {
     "demo: MobileNetV2, 4 images of 224 x 224": _demo("faster_rcnn"),
     "R50-FPN, 4 images of 1333 x 800": _r50("faster_rcnn"),
     "R50-FPN, 4 images of 1333 x 800, bfloat16 autocast": _r50("faster_rcnn", autocast=True),
+    "Mask R-CNN, demo: MobileNetV2, 4 images of 120 x 120": _demo("mask_rcnn"),
+    "Mask R-CNN, R50-FPN, 4 images of 1333 x 800": _r50("mask_rcnn"),
+    "Cascade R-CNN, demo: MobileNetV2, 4 images of 224 x 224": _demo("cascade_rcnn"),
+    "Cascade R-CNN, R50-FPN, 4 images of 1333 x 800": _r50("cascade_rcnn"),
     "ATSS, demo: MobileNetV2, 4 images of 288 x 288": _demo("atss"),
     "ATSS, R50-FPN, 4 images of 1333 x 800": _r50("atss"),
     "ATSS, R50-FPN, 4 images of 1333 x 800, bfloat16 autocast": _r50("atss", autocast=True),
@@ -120,7 +131,7 @@ CASES = [(setting, name) for setting, what in SETTINGS.items() for name in DETEC
 
 
 def batch(setting: Setting) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Images of noise, with boxes of about 0.08 to 0.23 of their sides: enough to time a step."""
+    """Images of noise, boxes of about 0.08 to 0.23 of their sides, masks that fill them: enough to time a step."""
     generator = torch.Generator().manual_seed(0)
     extent = torch.tensor([setting.width, setting.height])
     images, targets = [], []
@@ -129,7 +140,12 @@ def batch(setting: Setting) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         size = (torch.rand(setting.boxes, 2, generator=generator) * 0.15 + 0.08) * extent
         corner = torch.rand(setting.boxes, 2, generator=generator) * (extent - size)
         labels = torch.randint(setting.arguments["num_classes"], (setting.boxes,), generator=generator)
-        targets.append({"boxes": torch.cat([corner, corner + size], 1).to(DEVICE), "labels": labels.to(DEVICE)})
+        boxes = torch.cat([corner, corner + size], 1)
+        masks = torch.zeros(setting.boxes, setting.height, setting.width, dtype=torch.bool)
+        for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
+            mask[top:bottom, left:right] = True
+        target = {"boxes": boxes, "labels": labels, "masks": masks}
+        targets.append({key: value.to(DEVICE) for key, value in target.items()})
     return images, targets
 
 
