@@ -25,6 +25,7 @@ from .losses.contract import Classification, DetectionLoss, HeadLosses, HeadOutp
 from .losses.localisation import Localisation
 from .losses.ranking import RankSort
 from .losses.tasks import Boxes, Masks, Task
+from .paa import paa
 
 __all__ = [
     "IGNORED",
@@ -60,6 +61,7 @@ __all__ = [
     "atss",
     "faster_rcnn",
     "head_losses",
+    "paa",
     "pyramid_backbone",
     "select_detections",
 ]

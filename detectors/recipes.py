@@ -28,6 +28,19 @@ Losses that rank leave all scores near their prior; `ScoreScaling` scales them, 
 
 With the auxiliary head boxes are weighted by centerness. The published code of the paper runs neither AP nor aLRP nor
 focal loss without that head on ATSS; for AP the box loss is from the authors' later code (bucketed losses, ECCV 2024).
+
+PAA (Table 2) has the same rows, but for these:
+
+| loss                | with its auxiliary head (IoU) | boxes weighted by | their factor | smoothing |
+|---------------------|-------------------------------|-------------------|--------------|-----------|
+| "average_precision" | no / yes                      | score / IoU       | 1 / 1        | 0.5       |
+| "focal"             | no / yes                      | 1 / IoU           | 2 / 1.3      | -         |
+| "qfl"               | no                            | score, or IoU     | 2, or 1.3    | -         |
+
+Of quality focal loss the paper ran both settings and printed the better, without saying which: the second is
+`iou_weighting=True, task_balance=1.3`. None of these rows runs from published code, but for AP without the head, which
+is from the authors' later code. The losses by which PAA picks its positives have the same factor of the box error, or
+1 where the factor is no number; their classification is focal loss in every row.
 """
 
 from collections.abc import Callable
@@ -80,6 +93,7 @@ class DenseRecipe:
     octave_base_scale: float = 4.0  # side of the smallest anchor, in strides
     scales_per_octave: int = 3
     score_scaling: bool = True  # see `ScoreScaling`
+    box_weight: float = 1.0  # see `ProbabilisticAssigner`
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,8 @@ class Switches:
     centerness: bool | None = None
     truths_in_box_loss: bool | None = None
     score_scaling: bool | None = None
+    iou_head: bool | None = None
+    iou_weighting: bool | None = None
 
     def __post_init__(self) -> None:
         if self.delta is not None:
@@ -102,11 +118,12 @@ class Switches:
 
     def localisation(self, row: Localisation) -> Localisation:
         """The localisation of the row, as switched."""
-        if self.centerness:
-            if self.score_weighting is not None:
-                given = f"score_weighting={self.score_weighting!r}"
-                raise ValueError(f"{given} does not go with centerness=True, which weights the boxes itself")
-            row = replace(row, weighting="centerness")
+        for name in ("centerness", "iou_head", "iou_weighting"):
+            if getattr(self, name):
+                if self.score_weighting is not None:
+                    given = f"score_weighting={self.score_weighting!r}"
+                    raise ValueError(f"{given} does not go with {name}=True, which weights the boxes itself")
+                row = replace(row, weighting="centerness" if name == "centerness" else "iou")
         return row.switched(self.score_weighting, self.task_balance)
 
     def rank_sort(self, weight: float) -> RankSort:
@@ -168,7 +185,7 @@ def _sampler(name: str, sampling: str | None, random: Sampler, usual: Sampler | 
 
 
 def _rank_sort(switches: Switches) -> DenseRecipe:
-    switches.refuse("rank_sort", _UNIFIED, "centerness")
+    switches.refuse("rank_sort", _UNIFIED, "centerness", "iou_head")
     switches.refuse("rank_sort", _NO_SWITCH, "self_balance_window")
     return DenseRecipe(switches.rank_sort(1.0))
 
@@ -180,8 +197,9 @@ def _average_precision(switches: Switches) -> DenseRecipe:
 
 
 def _alrp(switches: Switches) -> DenseRecipe:
-    switches.refuse("alrp", _UNIFIED, "centerness")
-    switches.refuse("alrp", "which ranks and balances box errors itself", "score_weighting", "task_balance")
+    switches.refuse("alrp", _UNIFIED, "centerness", "iou_head")
+    ranked = ("score_weighting", "iou_weighting", "task_balance")
+    switches.refuse("alrp", "which ranks and balances box errors itself", *ranked)
     switches.refuse("alrp", _NO_SWITCH, "sorting_error")
     window = EPOCH if switches.self_balance_window is None else switches.self_balance_window
     return DenseRecipe(Alrp(1.0 if switches.delta is None else switches.delta, window))
@@ -200,7 +218,7 @@ def _focal(switches: Switches) -> DenseRecipe:
 
 
 def _qfl(switches: Switches) -> DenseRecipe:
-    switches.refuse("qfl", _UNIFIED, "centerness")
+    switches.refuse("qfl", _UNIFIED, "centerness", "iou_head")
     return _pointwise("qfl", QualityFocal, Localisation("score", 2.0, shared=True), switches)
 
 
@@ -219,3 +237,20 @@ def dense_recipe(loss: str, switches: Switches) -> DenseRecipe:
         raise ValueError(f"loss={loss!r} is not one of {', '.join(DENSE)}")
     recipe = DENSE[loss](switches)
     return recipe if switches.score_scaling is None else replace(recipe, score_scaling=switches.score_scaling)
+
+
+# What a row of PAA has other than ATSS's, where nothing else is chosen: by the loss, and whether it has the IoU head.
+_PAA_ROWS: dict[tuple[str, bool], dict[str, float]] = {
+    ("average_precision", False): {"delta": 0.5, "task_balance": 1.0},
+    ("average_precision", True): {"delta": 0.5, "task_balance": 1.0},
+    ("focal", True): {"task_balance": 1.3},
+}
+
+
+def paa_recipe(loss: str, switches: Switches) -> DenseRecipe:
+    """The recipe of PAA; ValueError as from `dense_recipe`."""
+    row = _PAA_ROWS.get((loss, bool(switches.iou_head)), {})
+    chosen = {name: value for name, value in row.items() if getattr(switches, name) is None}
+    recipe = dense_recipe(loss, replace(switches, **chosen))
+    balance = getattr(recipe.loss, "localisation", Localisation()).balance
+    return recipe if isinstance(balance, str) else replace(recipe, box_weight=float(balance))

@@ -17,6 +17,8 @@ MIN_SIDE = 1e-2  # pixels: torchvision's bound on a detection's width and height
 
 # (boxes (m, 4), scores (m,), labels (m,), IoU threshold) -> the kept ones by descending score, (k,) int64
 Suppression = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+# (boxes (m, 4), scores (m,), labels (m,), the kept ones (k,) int64) -> the boxes of the kept ones, (k, 4)
+Refinement = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def select_detections(
     *,
     factors: Tensor | None = None,  # (R,)
     suppress: Suppression = suppress_by_group,
+    refine: Refinement | None = None,
 ) -> Detections:
     """Looks at every (candidate, class) above the threshold; suppresses within each class.
 
@@ -83,6 +86,7 @@ def select_detections(
         settings: threshold, suppression and limit.
         factors: multiplied to the scores after the threshold, of an auxiliary head.
         suppress: chooses among overlapping detections.
+        refine: changes the boxes of the chosen ones, for the better; scores and order stay.
     """
     candidate, label = (scores > settings.score_threshold).nonzero(as_tuple=True)
     score = scores[candidate, label]
@@ -92,4 +96,5 @@ def select_detections(
     large = remove_small_boxes(boxes, MIN_SIDE)
     boxes, score, label, candidate = boxes[large], score[large], label[large], candidate[large]
     kept = suppress(boxes, score, label, settings.nms_iou)[: settings.limit]
-    return Detections(boxes[kept], score[kept], label[kept], candidate[kept])
+    chosen = boxes[kept] if refine is None else refine(boxes, score, label, kept)
+    return Detections(chosen, score[kept], label[kept], candidate[kept])

@@ -15,6 +15,7 @@ from rst.detectors import (
     ProposalSettings,
     atss,
     faster_rcnn,
+    paa,
 )
 
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
@@ -47,6 +48,20 @@ DETECTORS: dict[str, Family] = {
             {"loss": "alrp"},
             {"loss": "focal"},
             {"loss": "focal", "centerness": True},
+            {"loss": "qfl"},
+        ],
+        {"head_channels": 64, "detections": DetectionSettings(score_threshold=0.005, nms_iou=0.6)},
+        {"detections": DetectionSettings(score_threshold=0.0, nms_iou=0.6)},
+    ),
+    "paa": Family(
+        paa,
+        [
+            {"loss": "rank_sort"},
+            {"loss": "average_precision"},
+            {"loss": "average_precision", "iou_head": True},
+            {"loss": "alrp"},
+            {"loss": "focal"},
+            {"loss": "focal", "iou_head": True},
             {"loss": "qfl"},
         ],
         {"head_channels": 64, "detections": DetectionSettings(score_threshold=0.005, nms_iou=0.6)},
