@@ -86,6 +86,9 @@ def step_table(session: Session) -> list[str]:
             peak = NOTHING if record.peak_mib is None else significant(record.peak_mib)
             name = record.contender + (" (baseline)" if record.contender == record.baseline else "")
             lines.append(f"| {name} | {milliseconds(record.median)} | {ratio} | {share} | {peak} |")
+        for record in session.select(table="step", setting=setting):
+            if record.assignment_share is not None:
+                lines += ["", f"{record.contender}: {100 * record.assignment_share:.1f} % in the assignment."]
     prefix = "training step, "
     missing = {name: why for name, why in session.facts["not_measured"].items() if name.startswith(prefix)}
     for name, why in missing.items():

@@ -1,7 +1,7 @@
 """Training steps with ranking losses beside their baselines: the same detector with another loss.
 
-RS Faster, Mask and Cascade R-CNN beside sampled cross-entropy, RS-ATSS beside focal loss. All are also measured with
-the published per-positive loop instead of `rank_sort`.
+RS Faster, Mask and Cascade R-CNN beside sampled cross-entropy, RS-ATSS and RS-PAA beside focal loss. All but the last
+are also measured with the published per-positive loop instead of `rank_sort`; of PAA the share of its assignment is.
 """
 
 from collections.abc import Callable
@@ -76,6 +76,12 @@ DETECTORS = {
         },
         baseline="focal loss, the same anchors",
     ),
+    "paa": Detector(
+        detectors.paa,
+        ranking_losses=1,
+        contenders={"RS-PAA": Contender(RANKING), "focal loss, the same anchors": Contender(SAME_ANCHORS)},
+        baseline="focal loss, the same anchors",
+    ),
 }
 
 
@@ -111,8 +117,8 @@ def _demo(detector: str) -> Setting:
     return Setting(detector, arguments, config["data"]["images_per_batch"], side, side, boxes=8, gpu_only=False)
 
 
-def _r50(detector: str, autocast: bool = False) -> Setting:
-    return Setting(detector, {"num_classes": 80}, 4, 800, 1333, boxes=7, autocast=autocast)
+def _r50(detector: str, autocast: bool = False, boxes: int = 7) -> Setting:
+    return Setting(detector, {"num_classes": 80}, 4, 800, 1333, boxes=boxes, autocast=autocast)
 
 
 SETTINGS = {
@@ -126,6 +132,8 @@ SETTINGS = {
     "ATSS, demo: MobileNetV2, 4 images of 288 x 288": _demo("atss"),
     "ATSS, R50-FPN, 4 images of 1333 x 800": _r50("atss"),
     "ATSS, R50-FPN, 4 images of 1333 x 800, bfloat16 autocast": _r50("atss", autocast=True),
+    "PAA, demo: MobileNetV2, 4 images of 288 x 288": _demo("paa"),
+    "PAA, R50-FPN, 4 images of 1333 x 800 with 80 objects each": _r50("paa", boxes=80),
 }
 CASES = [(setting, name) for setting, what in SETTINGS.items() for name in DETECTORS[what.detector].contenders]
 
@@ -165,6 +173,17 @@ def test_step(benchmark, facts, monkeypatch, setting, contender):
     images, targets = batch(chosen)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     steps: list[list[list[Any]]] = []  # for each step its own span, then those of its losses
+    assignments: list[list[Any]] = []  # the spans of the assigner, where it looks at predictions
+    if chosen.detector == "paa":
+        match = model.assigner.match
+
+        def timed_match(*given: Any) -> Tensor:
+            begin = CLOCK()
+            found = match(*given)
+            assignments.append([begin, CLOCK()])
+            return found
+
+        model.assigner.match = timed_match
 
     def precision() -> AbstractContextManager[object]:
         return torch.autocast(DEVICE.type, torch.bfloat16) if chosen.autocast else nullcontext()
@@ -188,5 +207,8 @@ def test_step(benchmark, facts, monkeypatch, setting, contender):
     expected = 2 * detector.ranking_losses if chosen_contender.arguments == RANKING else 0
     assert {len(spans) - 1 for spans in steps} == {expected}, "spans: forward and backward of every ranking loss"
     seconds = [[end - begin for begin, end in spans] for spans in steps[WARM_UP:]]
+    if assignments:
+        shares = ((end - begin) / step[0] for (begin, end), step in zip(assignments[WARM_UP:], seconds, strict=True))
+        benchmark.extra_info["assignment_share"] = median(shares)
     if expected:
         benchmark.extra_info["loss_share"] = median(sum(losses) / whole for whole, *losses in seconds)

@@ -28,6 +28,7 @@ from .losses.localisation import Localisation
 from .losses.ranking import RankSort
 from .losses.tasks import Boxes, Masks, Task
 from .mask_rcnn import mask_rcnn
+from .paa import paa
 from .two_stage_detector import TwoStageDetector
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "faster_rcnn",
     "head_losses",
     "mask_rcnn",
+    "paa",
     "pyramid_backbone",
     "select_detections",
 ]

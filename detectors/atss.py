@@ -1,17 +1,14 @@
 """ATSS: RS-ATSS of the Rank & Sort paper, and the same detector under every other loss of its Table 2."""
 
 from .assignment.adaptive import AdaptiveAssigner
-from .assignment.anchors import AnchorGenerator
+from .dense_assembly import assemble
 from .dense_detector import DenseDetector
+from .dense_recipes import DenseLoss, dense_recipe
 from .detections.select import DetectionSettings
-from .features.backbones import BackboneSettings, pyramid_backbone
-from .features.pyramids import P3_TO_P7
-from .geometry.boxes import BoxCoder
-from .geometry.numbers import require_above_zero, require_count
-from .heads.dense_head import DenseHead
+from .features.backbones import BackboneSettings
+from .geometry.numbers import require_count
 from .losses.localisation import TaskBalance
-from .losses.score_scaling import ScoreScaling
-from .recipes import BOX_STD, DenseLoss, Switches, dense_recipe
+from .switches import Switches
 
 
 def atss(
@@ -64,16 +61,7 @@ def atss(
         ValueError: for an unknown backbone or loss, a switch that the loss does not have, a number out of its range, or
             weights that do not fit.
     """
-    require_count("num_classes", num_classes)
-    for name, value, least in (
-        ("candidates_per_level", candidates_per_level, 1),
-        ("scales_per_octave", scales_per_octave, 1),
-        ("pre_nms", pre_nms, 1),
-    ):
-        if value is not None:
-            require_count(name, value, least)
-    if octave_base_scale is not None:
-        require_above_zero("octave_base_scale", octave_base_scale)
+    require_count("candidates_per_level", candidates_per_level)
     switches = Switches(
         delta,
         sorting_error,
@@ -83,18 +71,15 @@ def atss(
         centerness or None,
         score_scaling=score_scaling,
     )
-    recipe, pyramid = dense_recipe(loss, switches), P3_TO_P7
-    base = recipe.octave_base_scale if octave_base_scale is None else octave_base_scale
-    count = recipe.scales_per_octave if scales_per_octave is None else scales_per_octave
-    return DenseDetector(
-        pyramid_backbone(backbone, pyramid),
-        DenseHead(backbone.fpn_channels, head_channels, count, num_classes, len(pyramid.levels), centerness=centerness),
-        AnchorGenerator(pyramid.strides, [base * 2 ** (octave / count) for octave in range(count)], (1.0,)),
-        assigner=AdaptiveAssigner(candidates_per_level),
-        loss=recipe.loss,
-        coder=BoxCoder(BOX_STD),
-        num_classes=num_classes,
-        detections=detections,
+    return assemble(
+        num_classes,
+        backbone,
+        dense_recipe(loss, switches),
+        AdaptiveAssigner(candidates_per_level),
+        auxiliary="centerness" if centerness else None,
+        octave_base_scale=octave_base_scale,
+        scales_per_octave=scales_per_octave,
+        head_channels=head_channels,
         pre_nms=pre_nms,
-        score_scaling=ScoreScaling() if recipe.score_scaling else None,
+        detections=detections,
     )

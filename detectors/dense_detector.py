@@ -17,7 +17,7 @@ from rst.kernels import gather_levels
 
 from .assignment.anchors import AnchorGenerator
 from .assignment.scene import IGNORED, Assigner, Predictions, Scene
-from .detections.select import Detections, DetectionSettings, select_detections
+from .detections.select import Detections, DetectionSettings, Refinement, select_detections
 from .detector import AnchorHead, Detector
 from .features.backbones import PyramidBackbone
 from .features.inputs import Batch
@@ -29,7 +29,7 @@ from .heads.dense_head import DenseHead, DenseOutputs
 from .losses.classifiers import Sigmoid
 from .losses.contract import Classification, DetectionLoss, HeadLosses, HeadOutputs
 from .losses.score_scaling import ScoreScaling
-from .losses.tasks import Boxes, Centerness, Task, centerness
+from .losses.tasks import Auxiliary, Boxes, Task, centerness
 
 
 class DenseDetector(Detector):
@@ -37,7 +37,7 @@ class DenseDetector(Detector):
 
     Args:
         backbone: levels of features by name from a batch of images.
-        head: logits, deltas and perhaps centerness of every level.
+        head: logits, deltas and perhaps what an auxiliary head predicts, of every level.
         anchors: of every level.
         assigner: decides which anchors are positives.
         loss: of the outputs; its classifier must be a sigmoid.
@@ -46,6 +46,7 @@ class DenseDetector(Detector):
         detections: which ones are returned.
         pre_nms: anchors kept per level before the suppression, by their highest score.
         score_scaling: of all logits before they become scores, for a loss that ranks; None: there is none.
+        refine: changes the boxes of the detections, see `select_detections`.
 
     Raises:
         ValueError: for a loss that needs a background: the head has none.
@@ -67,6 +68,7 @@ class DenseDetector(Detector):
         detections: DetectionSettings,
         pre_nms: int,
         score_scaling: ScoreScaling | None = None,
+        refine: Refinement | None = None,
     ) -> None:
         super().__init__(backbone, num_classes)
         if not isinstance(loss.classifier, Sigmoid):
@@ -79,6 +81,7 @@ class DenseDetector(Detector):
         self.detections = detections
         self.pre_nms = pre_nms
         self.score_scaling = score_scaling
+        self.refine = refine
 
     def losses(self, features: Mapping[str, Tensor], batch: Batch, truth: GroundTruth) -> dict[str, HeadLosses]:
         outputs: DenseOutputs = self.head(list(features.values()))
@@ -96,7 +99,7 @@ class DenseDetector(Detector):
 
     def outputs(self, predicted: DenseOutputs, scene: Scene) -> HeadOutputs:
         """Predictions beside their truths, boxes in pixels; of the maps only the positives' places are read."""
-        logits, deltas, centre_logits = predicted
+        logits, deltas, auxiliary = predicted
         with torch.no_grad():
             match = self.assigner(scene, Predictions(logits, deltas))  # (n, N)
         image, anchor = (match >= 0).nonzero(as_tuple=True)
@@ -109,9 +112,12 @@ class DenseDetector(Detector):
             coder=self.coder,
         )
         tasks: dict[str, Task] = {"bbox": boxes}
-        if centre_logits is not None:
-            own = gather_levels(centre_logits, layout.place(image, anchor, 1).squeeze(1))
-            tasks["centerness"] = Centerness(own, centerness(boxes.references, boxes.truths))
+        if auxiliary is not None:
+            assert self.head.auxiliary is not None
+            own = gather_levels(auxiliary, layout.place(image, anchor, 1).squeeze(1))
+            by_iou = self.head.auxiliary == "iou"
+            good = boxes.quality if by_iou else centerness(boxes.references, boxes.truths)
+            tasks[self.head.auxiliary] = Auxiliary(own, good)
         classification = Classification(
             logits=logits,
             ignore=self._ignored(match, layout),
@@ -135,7 +141,11 @@ class DenseDetector(Detector):
         return self.loss.classifier.scores(logits if self.score_scaling is None else self.score_scaling(logits))
 
     def detect(self, features: Mapping[str, Tensor], batch: Batch) -> list[Detections]:
-        """Of each level the best anchors, decoded; of all of them the detections of each image."""
+        """Of each level the best anchors, decoded; of all of them the detections of each image.
+
+        A predicted IoU joins the scores before the threshold, as their geometric mean (PAA); centerness is multiplied
+        to them after it (ATSS).
+        """
         outputs: DenseOutputs = self.head(list(features.values()))
         layout = MapLayout.of(outputs.logits, self.anchors.per_cell)
         scores, boxes, factors = [], [], []
@@ -143,12 +153,13 @@ class DenseDetector(Detector):
             logits = outputs.logits[number]
             best = self._scores(layout.by_anchor(logits).amax(2)).flatten(1)  # (n, A H W)
             factor = torch.ones_like(best)
-            if outputs.centerness is not None:
-                factor = outputs.centerness[number].float().sigmoid().flatten(1)
+            if outputs.auxiliary is not None:
+                factor = outputs.auxiliary[number].float().sigmoid().flatten(1)
             chosen = (best * factor).topk(min(self.pre_nms, best.shape[1]), dim=1).indices  # (n, k)
-            scores.append(self._scores(take(logits, chosen, layout)))
-            boxes.append(decode_boxes(outputs.deltas[number], anchors, chosen, layout, self.coder))
             factors.append(factor.gather(1, chosen))
+            of_classes = self._scores(take(logits, chosen, layout))
+            scores.append((of_classes * factors[-1][..., None]).sqrt() if self.head.auxiliary == "iou" else of_classes)
+            boxes.append(decode_boxes(outputs.deltas[number], anchors, chosen, layout, self.coder))
         per_image = zip(torch.cat(scores, 1), torch.cat(boxes, 1), torch.cat(factors, 1), batch.sizes, strict=True)
         return [
             select_detections(
@@ -156,7 +167,8 @@ class DenseDetector(Detector):
                 lambda candidate, label, decoded=decoded: decoded[candidate],
                 shape,
                 self.detections,
-                factors=None if outputs.centerness is None else factor,
+                factors=factor if self.head.auxiliary == "centerness" else None,
+                refine=self.refine,
             )
             for of_image, decoded, factor, shape in per_image
         ]

@@ -21,8 +21,9 @@ from .heads.mask_head import MaskHead, MaskSettings
 from .heads.roi_align import PyramidRoIAlign
 from .heads.rpn import ProposalSettings, RegionProposalNetwork
 from .losses.localisation import TaskBalance
-from .recipes import Sampling, Switches, TwoStageLoss, two_stage_recipe
+from .switches import Switches
 from .two_stage_detector import TwoStageDetector
+from .two_stage_recipes import Sampling, TwoStageLoss, two_stage_recipe
 
 POOL_SIZE = 7  # cells along the side of a pooled RoI
 MASK_POOL_SIZE = 14  # likewise for the mask head

@@ -18,6 +18,8 @@ AT_FIRST = 4096  # candidates that are looked at before all the others
 
 # (boxes (m, 4), scores (m,), labels (m,), IoU threshold) -> the kept ones by descending score, (k,) int64
 Suppression = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+# (boxes (m, 4), scores (m,), labels (m,), the kept ones (k,) int64) -> the boxes of the kept ones, (k, 4)
+Refinement = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def select_detections(
     *,
     factors: Tensor | None = None,  # (R,)
     suppress: Suppression | None = None,
+    refine: Refinement | None = None,
 ) -> Detections:
     """Looks at every (candidate, class) above the threshold; suppresses within each class.
 
@@ -90,6 +93,7 @@ def select_detections(
         settings: threshold, suppression and limit.
         factors: multiplied to the scores after the threshold, of an auxiliary head.
         suppress: chooses among overlapping detections, of which it then sees all; None: the better within each class.
+        refine: changes the boxes of the chosen ones, for the better, by all others; scores and order stay.
     """
     candidate, label = (scores > settings.score_threshold).nonzero(as_tuple=True)
     score = scores[candidate, label]
@@ -101,9 +105,10 @@ def select_detections(
         large = remove_small_boxes(boxes, MIN_SIDE)
         boxes, score, label, candidate = boxes[large], score[large], label[large], candidate[large]
         kept = (suppress or suppress_by_group)(boxes, score, label, settings.nms_iou)[: settings.limit]
-        return Detections(boxes[kept], score[kept], label[kept], candidate[kept])
+        refined = boxes[kept] if refine is None else refine(boxes, score, label, kept)
+        return Detections(refined, score[kept], label[kept], candidate[kept])
 
-    if suppress is not None or len(score) <= AT_FIRST:
+    if suppress is not None or refine is not None or len(score) <= AT_FIRST:
         return chosen(candidate, label, score)
     order, looked_at = score.argsort(descending=True, stable=True), AT_FIRST
     while True:

@@ -6,7 +6,7 @@ n  images    F  channels    A  anchors per cell    C  classes    H, W  cells of 
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,15 @@ LEAST_CHANNELS = 2 * GROUPS
 # Score of every class at the start: among so many negatives a half would be far off (focal loss paper, section 4.1).
 PRIOR = 0.01
 
+AuxiliaryName = Literal["centerness", "iou"]  # what the auxiliary head predicts: of ATSS, of PAA
+
 
 class DenseOutputs(NamedTuple):
     """Maps of every level, as the convolutions return them."""
 
     logits: list[Tensor]  # (n, A C, H, W)
     deltas: list[Tensor]  # (n, 4 A, H, W)
-    centerness: list[Tensor] | None  # (n, A, H, W) logits
+    auxiliary: list[Tensor] | None  # (n, A, H, W) logits
 
 
 class DenseHead(nn.Module):
@@ -36,7 +38,7 @@ class DenseHead(nn.Module):
         anchors: A.
         num_classes: C.
         levels: how many.
-        centerness: add the auxiliary head, on the boxes' tower.
+        auxiliary: add this auxiliary head, on the boxes' tower, in a layer of its name.
         depth: convolutions of a tower.
 
     Raises:
@@ -51,7 +53,7 @@ class DenseHead(nn.Module):
         num_classes: int,
         levels: int,
         *,
-        centerness: bool = False,
+        auxiliary: AuxiliaryName | None = None,
         depth: int = 4,
     ) -> None:
         super().__init__()
@@ -73,7 +75,9 @@ class DenseHead(nn.Module):
 
         self.cls_tower, self.box_tower = tower(), tower()
         self.cls_logits, self.box_deltas = last(anchors * num_classes), last(anchors * 4)
-        self.centerness = last(anchors) if centerness else None
+        self.auxiliary = auxiliary
+        if auxiliary is not None:
+            self.add_module(auxiliary, last(anchors))
         self.scales = nn.Parameter(torch.ones(levels))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -85,11 +89,11 @@ class DenseHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> DenseOutputs:
         """The outputs for levels (n, in_channels, H, W)."""
-        logits, deltas, centerness = [], [], []
+        logits, deltas, auxiliary = [], [], []
         for level, scale in zip(maps, self.scales, strict=True):
             logits.append(self.cls_logits(self.cls_tower(level)))
             features = self.box_tower(level)
             deltas.append(self.box_deltas(features) * scale)
-            if self.centerness is not None:
-                centerness.append(self.centerness(features))
-        return DenseOutputs(logits, deltas, centerness if self.centerness is not None else None)
+            if self.auxiliary is not None:
+                auxiliary.append(self.get_submodule(self.auxiliary)(features))
+        return DenseOutputs(logits, deltas, None if self.auxiliary is None else auxiliary)

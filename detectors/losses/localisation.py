@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .contract import HeadLosses, HeadOutputs, head_losses
-from .tasks import Centerness, Task
+from .tasks import Auxiliary, Task
 
 # Below this sum weights have vanished. A weighted mean is then divided by 1 instead (published code), unless the
 # weights are scores of a ranking, see `vanished_weights`.
@@ -39,8 +39,9 @@ class Localisation:
 
     Args:
         weighting: what a positive counts in the mean: "uniform", 1; "score", its highest score over all classes (paper,
-            section 5.2); "centerness", how central its anchor is (ATSS with its auxiliary head). A ranking does not see
-            a shift of all logits, so scores may vanish in float32; unless `shared`, their ratios then weigh on.
+            section 5.2); "centerness", how central its anchor is (ATSS with its auxiliary head); "iou", its quality,
+            the IoU of its predicted box (PAA with its own). A ranking does not see a shift of all logits, so scores may
+            vanish in float32; unless `shared`, their ratios then weigh on.
         balance: the factor lambda of each task (paper, section 5.2): "value" gives the task the value of the
             classification loss in each step; "magnitude" makes the L1 norms of the gradients with respect to
             the two outputs of the head equal; a number is the factor itself.
@@ -51,7 +52,7 @@ class Localisation:
         ValueError: for an unknown balance, or a factor that is not above 0.
     """
 
-    weighting: Literal["uniform", "score", "centerness"] = "score"
+    weighting: Literal["uniform", "score", "centerness", "iou"] = "score"
     balance: TaskBalance = "value"
     shared: bool = False
 
@@ -105,8 +106,10 @@ class Localisation:
             return score_weights(candidates)
         if self.weighting == "centerness":
             auxiliary = outputs.tasks["centerness"]
-            assert isinstance(auxiliary, Centerness)
+            assert isinstance(auxiliary, Auxiliary)
             return auxiliary.truths
+        if self.weighting == "iou":
+            return outputs.quality.clamp(min=WEIGHT_FLOOR)  # where no box overlaps its object, all count alike
         return candidates.new_ones(len(candidates), dtype=torch.float32)
 
     def _factor(self, mean: Tensor, task: Task, classification: Tensor, outputs: HeadOutputs) -> Tensor:

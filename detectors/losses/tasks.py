@@ -1,4 +1,4 @@
-"""What a head localises besides its classification: boxes, masks, and how central an anchor is.
+"""What a head localises besides its classification: boxes, masks, and what an auxiliary head predicts of them.
 
     P  positives of the batch    T  positives that have the task, P or fewer    h, w  cells of a mask
 
@@ -190,11 +190,14 @@ class MaskScores(Task):
 
 
 @dataclass(frozen=True, eq=False)
-class Centerness(Task):
-    """The auxiliary head of ATSS: errors are binary cross-entropies with the centerness of the anchors."""
+class Auxiliary(Task):
+    """An auxiliary head, whose scores say how good a box is: errors are binary cross-entropies.
+
+    ATSS predicts the `centerness` of its anchors, PAA the IoU of its predicted boxes.
+    """
 
     logits: Tensor  # (P,)
-    truths: Tensor  # (P,) in [0, 1], see `centerness`
+    truths: Tensor  # (P,) in [0, 1], detached
     balanced: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -80,6 +80,22 @@ def test_a_row_of_table_1_has_all_its_numbers(file):
         assert re.search(rf"box AP [\d.]+ \(AP50 [\d.]+, AP75 [\d.]+\), {parts} on val2017", header)
 
 
+def test_every_row_of_the_paa_half_of_table_2_has_its_file():
+    rows = [
+        yaml.safe_load(file.read_text())["model"]["init_args"]
+        for file in (CONFIGS / "coco").glob("*paa_r50_fpn_1x*.yaml")
+    ]
+    assert sorted((row["loss"], row.get("iou_head", False)) for row in rows) == [
+        ("alrp", False),
+        ("average_precision", False),
+        ("average_precision", True),
+        ("focal", False),
+        ("focal", True),
+        ("qfl", False),
+        ("rank_sort", False),
+    ]
+
+
 def test_every_row_of_table_10_has_its_file():
     """Random or no samplers in the RPN and in the R-CNN head of RS R-CNN; by default it has none."""
     rows = set()
@@ -166,7 +182,9 @@ def test_the_papers_long_schedule(more):
     assert backbone == {"name": "resnet101", "weights": "IMAGENET1K_V1", "deformable": True} | more
 
 
-@pytest.mark.parametrize(("name", "lr"), [("rs_faster_rcnn_r50_fpn_1x", 0.012), ("rs_atss_r50_fpn_1x", 0.008)])
+@pytest.mark.parametrize(
+    ("name", "lr"), [("rs_faster_rcnn_r50_fpn_1x", 0.012), ("rs_atss_r50_fpn_1x", 0.008), ("rs_paa_r50_fpn_1x", 0.008)]
+)
 def test_the_papers_schedule(name, lr):
     """12 epochs of 16 images: the rate, 500 iterations of warm-up, a tenth after 8 and after 11 epochs (section 5)."""
     settings = yaml.safe_load((CONFIGS / "coco" / f"{name}.yaml").read_text())

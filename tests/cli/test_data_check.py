@@ -141,6 +141,21 @@ def test_the_detector_of_an_experiment_counts_its_positives(clean, tmp_path, cap
     assert f"           mask head: P2 {head['per_image']['P2']:g}, P4 " in printed
 
 
+def test_a_detector_that_picks_positives_by_its_predictions_counts_none(clean, tmp_path, capsys):
+    (tmp_path / "paa.yaml").write_text(
+        "model:\n  class_path: rst.detectors.paa\n  init_args:\n    num_classes: 6\n    head_channels: 64\n"
+        "    backbone: {name: mobilenet_v2, fpn_channels: 16}\n"
+        "data: {train_annotations: x.json, train_images: x, val_annotations: x.json, val_images: x,"
+        " short_sides: [96]}\n"
+    )
+    given = ("--config", tmp_path / "paa.yaml", "--output", tmp_path / "report.json")
+    assert run(clean / "annotations/train.json", clean / "train", *given) == 0
+    assert "\npositives  not counted: this detector picks them by its predictions" in capsys.readouterr().out
+    found = json.loads((tmp_path / "report.json").read_text())["statistics"]
+    assert found["positives"]["heads"] == {}
+    assert found["anchors"]["heads"]["dense"]["by"] == "iou"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
 def test_progress_is_shown_on_a_terminal_even_one_that_does_not_know_its_size(clean, monkeypatch):
     import pty

@@ -14,7 +14,7 @@ from rst.cli.data_show import HEADER, as_seen, draw_batch
 from rst.cli.main import main
 from rst.data import DetectionData
 from rst.data.samples import shapes
-from rst.detectors import BackboneSettings, atss, faster_rcnn
+from rst.detectors import BackboneSettings, atss, faster_rcnn, paa
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_mistakes_have_exit_code_2_and_one_line(folder, tmp_path, capsys, more, 
     assert complained.count("\n") == 1
 
 
-@pytest.mark.parametrize("make", [faster_rcnn, atss])
+@pytest.mark.parametrize("make", [faster_rcnn, atss, paa])
 def test_the_detectors_of_the_project_show_their_positives(folder, make):
     torch.manual_seed(0)
     detector = make(6, backbone=BackboneSettings("mobilenet_v2", fpn_channels=64)).train()

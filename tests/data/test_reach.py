@@ -13,7 +13,7 @@ from rst.data.check.reach_text import describe_reach, warn_of_reach
 from rst.data.check.remedies import FEW, GOOD, LEAST
 from rst.data.check.seen import Objects, draw, seen_objects
 from rst.data.transforms import training_transforms
-from rst.detectors import AnchorHead, Assigner, BackboneSettings, TwoStageDetector, atss, faster_rcnn
+from rst.detectors import AnchorHead, Assigner, BackboneSettings, TwoStageDetector, atss, faster_rcnn, paa
 from rst.detectors.geometry.boxes import pairwise_iou
 
 BACKBONE = BackboneSettings("resnet18", fpn_channels=32)
@@ -177,6 +177,18 @@ def test_atss_is_judged_by_its_own_positives():
     again = measure_reach(model, larger, objects)
     assert again is not None
     assert warn_of_reach(again) == []
+
+
+def test_paa_is_judged_by_iou_and_its_network_does_not_run(monkeypatch):
+    objects, transforms = objects_of({"speck": (3.0, 3.0), "usual": (40.0, 40.0)}), training_transforms((200,), 300)
+    model = paa(2, backbone=BACKBONE, head_channels=64)
+    monkeypatch.delattr(type(model.backbone), "forward")
+    found = measure_reach(model, transforms, objects)
+    assert found is not None
+    head = found["heads"]["dense"]
+    assert head["by"] == "iou"
+    assert {entry["name"]: entry["missed"] for entry in head["classes"]} == {"speck": True, "usual": False}
+    assert "model.octave_base_scale" in str(warn_of_reach(found))
 
 
 def test_other_detectors_count_or_are_left_out():

@@ -50,7 +50,7 @@ def test_its_terms_its_balance_and_its_scores_at_the_start(batch: Batch, row: di
         assert model.statistics["balance_dense"].item() == {"alrp": 50.0}.get(row["loss"], 2.0)
     maps = list(model.backbone(model.transform(batch[0]).pixels).values())
     outputs = model.head(maps)
-    assert (outputs.centerness is not None) == bool(extra)
+    assert (outputs.auxiliary is not None) == bool(extra)
     for level in outputs.logits:
         assert level.sigmoid().mean().item() == pytest.approx(0.01, abs=0.002)
         assert level.sigmoid().max() < 0.05

@@ -190,7 +190,9 @@ def test_positives_are_those_of_the_step(case: Case, batch: Batch):
     targets[0]["labels"] = torch.cat((torch.tensor([0]), targets[0]["labels"]))
     targets = with_masks(images, targets)
     torch.manual_seed(3)
-    found = model.positives([torch.zeros(()).expand(image.shape) for image in images], targets)
+    looks = any(head.assigner.uses_predictions for head in model.anchor_heads().values())
+    blank = [torch.zeros(()).expand(image.shape) for image in images]
+    found = model.positives(images if looks else blank, targets)
     torch.manual_seed(3)
     model(images, targets)
     assert found.keys() <= model.heads.keys()

@@ -53,8 +53,8 @@ def test_detections_against_a_restatement(centerness: bool):
                     for x in range(width):
                         scores = logits[image, 3 * a : 3 * a + 3, y, x].sigmoid()
                         factor = torch.ones(())
-                        if outputs.centerness is not None:
-                            factor = outputs.centerness[level][image, a, y, x].sigmoid()
+                        if outputs.auxiliary is not None:
+                            factor = outputs.auxiliary[level][image, a, y, x].sigmoid()
                         deltas = outputs.deltas[level][image, 4 * a : 4 * a + 4, y, x]
                         anchor = anchors[start + (a * height + y) * width + x]
                         of_level.append((scores, factor, model.coder.decode_single(deltas, anchor)))

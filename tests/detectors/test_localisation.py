@@ -11,7 +11,7 @@ from rst.detectors import Boxes, HeadOutputs, Localisation, RankSort, Task
 from rst.detectors.geometry.boxes import paired_giou
 from rst.detectors.losses.localisation import TaskBalance, balance_factor, score_weights, weighted_mean
 from rst.detectors.losses.ranking import AveragePrecision
-from rst.detectors.losses.tasks import Centerness, centerness
+from rst.detectors.losses.tasks import Auxiliary, centerness
 
 SCORES = torch.tensor([2.0, 0.0, 1.0]).sigmoid()  # the highest of each positive of `outputs`
 
@@ -255,7 +255,7 @@ def test_the_auxiliary_head_learns_centerness_and_weights_the_boxes_with_it():
     logits = torch.tensor([0.0, 1.0, -1.0], requires_grad=True)
     boxes = boxes_of(outputs())
     target = centerness(boxes.references, boxes.truths)
-    given = outputs(centerness=Centerness(logits, target))
+    given = outputs(centerness=Auxiliary(logits, target))
     loss = RankSort(localisation=Localisation("centerness", 2.0))(given)
     assert list(loss.terms) == ["rank", "sort", "bbox", "centerness"]
     assert "balance_centerness" not in loss.statistics

@@ -11,7 +11,7 @@ from rst.detectors import Boxes, DetectionLoss, HeadOutputs, Masks, RankSort, he
 from rst.detectors.losses.cross_entropy import BinaryCrossEntropy, SoftmaxCrossEntropy
 from rst.detectors.losses.pointwise import QualityFocal
 from rst.detectors.losses.ranking import Alrp
-from rst.detectors.losses.tasks import Centerness
+from rst.detectors.losses.tasks import Auxiliary
 
 LOSSES = pytest.mark.parametrize(
     "loss", [RankSort(), BinaryCrossEntropy(), SoftmaxCrossEntropy(), SoftmaxCrossEntropy(giou=10.0)]
@@ -109,7 +109,7 @@ def test_cross_entropy_of_masks_is_a_mean_over_cells(loss: DetectionLoss):
     assert list(terms) == ["cls", "bbox", "mask"]
     entropies = F.softplus(torch.tensor([0.0, -2.0, -1.0, 1.0]))
     assert terms["mask"].item() == pytest.approx(entropies.mean().item())
-    foreign = Centerness(torch.zeros(2), torch.zeros(2))
+    foreign = Auxiliary(torch.zeros(2), torch.zeros(2))
     with pytest.raises(ValueError, match=r"terms of \['bbox'\] for the tasks \['bbox', 'centerness'\]"):
         loss(head_outputs(torch.zeros(5, 2), TWO, [SQUARE] * 2, centerness=foreign))
 
@@ -213,8 +213,8 @@ def test_truths_of_another_shape_are_refused():
         Boxes(box, box, box[:1], CODER)
     with pytest.raises(ValueError, match=r"Masks: shapes differ: .*'truths': \(1, 5, 5\)"):
         Masks(torch.zeros(3, 5, 5), torch.zeros(1, 5, 5))
-    with pytest.raises(ValueError, match="Centerness: shapes differ"):
-        Centerness(torch.zeros(3), torch.zeros(1))
+    with pytest.raises(ValueError, match="Auxiliary: shapes differ"):
+        Auxiliary(torch.zeros(3), torch.zeros(1))
 
 
 def test_the_factor_of_a_task_without_a_positive_is_no_value():

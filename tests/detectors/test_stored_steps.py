@@ -13,24 +13,26 @@ import numpy as np
 import pytest
 import torch
 from detector_cases import Case
-from recipe_cases import cases, platform, run
+from recipe_cases import cases, platform, run, stored_in
 
 
 @pytest.fixture(scope="module")
-def stored(tree: Path) -> dict[str, np.ndarray]:
-    return dict(np.load(tree / "tests/data/detector_steps.npz"))
+def stored(tree: Path) -> dict[str, dict[str, np.ndarray]]:
+    """By the name of the file."""
+    return {file.name: dict(np.load(file)) for file in (tree / "tests/data").glob("*_steps.npz")}
 
 
 @pytest.mark.parametrize(("name", "case"), cases().items(), ids=str)
-def test_a_step_and_an_evaluation_are_the_stored_ones(stored: dict[str, np.ndarray], name: str, case: Case):
+def test_a_step_and_an_evaluation_are_the_stored_ones(stored: dict[str, dict[str, np.ndarray]], name: str, case: Case):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        same_platform = np.array_equal(platform(), stored["platform"])
+        of_detector = stored[stored_in(case.detector)]
+        same_platform = np.array_equal(platform(), of_detector["platform"])
         values = run(case)
     finally:
         torch.set_num_threads(threads)
-    expected = {key.partition(" | ")[2]: value for key, value in stored.items() if key.startswith(f"{name} | ")}
+    expected = {key.partition(" | ")[2]: value for key, value in of_detector.items() if key.startswith(f"{name} | ")}
     assert values.keys() == expected.keys()
     for key, value in values.items():
         if same_platform:

@@ -18,6 +18,7 @@ from rst.detectors import (
     cascade_rcnn,
     faster_rcnn,
     mask_rcnn,
+    paa,
 )
 
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
@@ -53,6 +54,13 @@ DETECTORS: dict[str, Family] = {
             {"loss": "focal", "centerness": True},
             {"loss": "qfl"},
         ],
+        {"head_channels": 64, "detections": DetectionSettings(score_threshold=0.005, nms_iou=0.6)},
+        {"detections": DetectionSettings(score_threshold=0.0, nms_iou=0.6)},
+    ),
+    "paa": Family(
+        paa,
+        # the rows that differ most from ATSS's; test_paa.py trains all
+        [{"loss": "rank_sort"}, {"loss": "average_precision", "iou_head": True}, {"loss": "focal", "iou_head": True}],
         {"head_channels": 64, "detections": DetectionSettings(score_threshold=0.005, nms_iou=0.6)},
         {"detections": DetectionSettings(score_threshold=0.0, nms_iou=0.6)},
     ),

@@ -1,6 +1,7 @@
 """One training step and one evaluation of every recipe of every detector, to compare with stored values.
 
-`python tests/support/recipe_cases.py FILE.npz` stores them. For each case: the loss terms and statistics, of each
+`python tests/support/recipe_cases.py FOLDER DETECTOR ...` stores them, each detector's in the file that `stored_in`
+names. For each case: the loss terms and statistics, of each
 parameter's gradient the sum of absolute values, of an evaluation the sums of boxes, scores and labels, and digests of
 all bits of both.
 """
@@ -24,7 +25,11 @@ SWITCHES: list[dict[str, Any]] = [
     {"task_balance": 2.0},
 ]
 # Of the ranking recipes: as published, which was the only way when most values were stored.
-PUBLISHED: dict[str, dict[str, Any]] = {"faster_rcnn": {"truths_in_box_loss": True}, "atss": {"score_scaling": False}}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "faster_rcnn": {"truths_in_box_loss": True},
+    "atss": {"score_scaling": False},
+    "paa": {"score_scaling": False},
+}
 # without stored values: they came later, with tests of their own
 NEWER = {("faster_rcnn", "cross_entropy_giou"), ("faster_rcnn", "alrp")}
 RANKING = {"rank_sort", "average_precision", "alrp"}
@@ -43,6 +48,11 @@ def cases() -> dict[str, Case]:
         for name, case in named.items()
     }
     return published | {case_name(case): case for case in MENDED}
+
+
+def stored_in(detector: str) -> str:
+    """The file in tests/data with the values of a detector."""
+    return "paa_steps.npz" if detector == "paa" else "detector_steps.npz"
 
 
 def case_name(case: Case) -> str:
@@ -101,8 +111,11 @@ def platform() -> np.ndarray:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    stored = {"platform": platform()}
-    for name, case in cases().items():
-        stored |= {f"{name} | {key}": value for key, value in run(case).items()}
-    np.savez_compressed(Path(sys.argv[1]), **stored)
-    print(len(stored), "values")
+    folder, *detectors = sys.argv[1:]
+    for file in {stored_in(detector) for detector in detectors}:
+        stored = {"platform": platform()}
+        for name, case in cases().items():
+            if stored_in(case.detector) == file:
+                stored |= {f"{name} | {key}": value for key, value in run(case).items()}
+        np.savez_compressed(Path(folder) / file, **stored)
+        print(file, len(stored), "values")

@@ -13,6 +13,12 @@ import torch
 from rst.data.check.seen import Objects, blank, draw_images
 
 
+def picked_by_predictions(model: Any) -> bool:
+    """Whether a head of the model assigns anchors by the predictions of the step: then blank images tell nothing."""
+    heads = model.anchor_heads().values() if hasattr(model, "anchor_heads") else ()
+    return any(head.assigner.uses_predictions for head in heads)
+
+
 def count_positives(
     model: Any,
     transforms: Callable[..., Any],

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rst.data.check.positives import count_positives
+from rst.data.check.positives import count_positives, picked_by_predictions
 from rst.data.check.remedies import FEW, GOOD, LEAST, Remedy, judge, remedy_by_iou, remedy_by_positives
 from rst.data.check.seen import Objects, Seen, resizing, seen_objects
 
@@ -59,7 +59,7 @@ def measure_reach(
     def count_larger(head: str) -> Callable[[Any], list[dict[str, Any]]]:
         return lambda larger: count(larger)["heads"][head]["classes"]
 
-    blind = hasattr(model, "positives") and not any(head.assigner.uses_predictions for head in heads.values())
+    blind = hasattr(model, "positives") and not picked_by_predictions(model)
     if positives is None and blind and not (heads and all(head.assigner.by_iou for head in heads.values())):
         positives = count(transforms)
     titles, found = getattr(model, "heads", {}), {}

@@ -167,13 +167,15 @@ def _check_anchors(
     model: Any, transforms: Callable[..., Any], columns: Columns, corners: np.ndarray, report: Report, track: Track
 ) -> None:
     """How many positives the detector finds, and which objects its anchors miss."""
-    from rst.data.check.positives import count_positives  # torch takes seconds to import
+    from rst.data.check.positives import count_positives, picked_by_predictions  # torch takes seconds to import
     from rst.data.check.reach import measure_reach
     from rst.data.check.reach_text import warn_of_reach
     from rst.data.check.seen import Objects
 
     objects, statistics = Objects.of_columns(columns, corners), report.statistics
-    if hasattr(model, "positives"):
+    if picked_by_predictions(model):
+        statistics["positives"] = {"images": 0, "objects": 0, "heads": {}, "picked_by_predictions": True}
+    elif hasattr(model, "positives"):
         with track("positives", min(SAMPLE, statistics["images"]["with_objects"])) as advance:
             statistics["positives"] = count_positives(model, transforms, objects, advance, sample=SAMPLE)
     with track("anchors", 0):

@@ -100,6 +100,8 @@ def _describe_classes(classes: dict[str, Any]) -> list[str]:
 def _describe_positives(positives: dict[str, Any] | None) -> list[str]:
     if positives is None:
         return ["positives  not counted; with --config FILE the detector of that experiment counts its own"]
+    if positives.get("picked_by_predictions"):
+        return ["positives  not counted: this detector picks them by its predictions, which it has yet to learn"]
     looked_at = f"{_number(positives['images'], 'image')} with {_number(positives['objects'], 'object')}"
     lines = [f"positives  per image, of {looked_at}, at the size of the training:"]
     if not positives["heads"]:
