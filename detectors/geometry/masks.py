@@ -89,9 +89,9 @@ def _with_boxes(masks: Sequence[Tensor], boxes: Tensor, counts: Sequence[int]) -
         step = max(1, PIXELS_AT_ONCE // max(1, of_image.shape[1] * of_image.shape[2]))
         for start in range(0, len(used), step):
             chunk = used[start : start + step]
-            repeats = torch.tensor([of_masks[i] for i in chunk], device=boxes.device)
-            index = torch.arange(len(chunk), device=boxes.device).repeat_interleave(repeats)
+            repeats = torch.tensor([of_masks[i] for i in chunk], dtype=torch.int64, device=boxes.device)
+            index = torch.arange(len(chunk), dtype=torch.int64, device=boxes.device).repeat_interleave(repeats)
             own = boxes[place : place + len(index)]
             place += len(index)
-            planes = of_image[torch.tensor(chunk, device=of_image.device)].to(boxes.dtype)
+            planes = of_image[torch.tensor(chunk, dtype=torch.int64, device=of_image.device)].to(boxes.dtype)
             yield planes, torch.cat((index[:, None].to(own.dtype), own), dim=1)

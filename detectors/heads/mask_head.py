@@ -134,8 +134,8 @@ class MaskHead(nn.Module):
         """The positives that train, by their place among the P: all, or a random part."""
         limit = self.settings.limit
         if limit is None or positives <= limit:
-            return torch.arange(positives, device=device)
-        return torch.randperm(positives, device=device)[:limit]
+            return torch.arange(positives, dtype=torch.int64, device=device)
+        return torch.randperm(positives, dtype=torch.int64, device=device)[:limit]
 
     def pasted(
         self,
