@@ -208,7 +208,7 @@ def test_without_annotations_ids_count_the_images_and_are_the_checkpoints(capsys
         (3, "c.png"),
         (4, "d.png"),
     ]
-    assert {category["id"]: category["name"] for category in content["categories"]}[11] == "cross"
+    assert {category["id"]: category["name"] for category in content["categories"]}[11] == "crescent"
     results = read(output / "predictions.json")
     assert {result["image_id"] for result in results} == {1, 3, 4}
     assert {result["category_id"] for result in results} == {1, 2, 4, 7, 11, 16}
@@ -229,7 +229,7 @@ def test_annotations_of_other_classes_are_refused(capsys, data: Path, run: Path,
     (tmp_path / "plates.json").write_text(json.dumps(content))
     chosen = ("--annotations", tmp_path / "plates.json", "--output", tmp_path / "out")
     message = rst(capsys, "predict", "--checkpoint", run, data / "val", *chosen, code=2)
-    assert "plates.json: its categories (plate, square" in message
+    assert "plates.json: its categories (plate, star" in message
     assert not (tmp_path / "out").exists()
 
 

@@ -138,7 +138,7 @@ def test_a_run_leaves_what_the_next_command_needs(reference):
     assert any(name.startswith("tensorboard/events") for name in found)
     checkpoint = load_checkpoint(reference / "checkpoints" / "last.ckpt")
     assert checkpoint["global_step"] == STEPS
-    assert checkpoint["rst"]["class_names"] == ["disc", "square", "triangle", "star", "cross", "ring"]
+    assert checkpoint["rst"]["class_names"] == ["disc", "star", "ring", "bar", "crescent", "triangle"]
     assert checkpoint["rst"]["config"] == (reference / "config.yaml").read_text()
     settings = yaml.safe_load((reference / "config.yaml").read_text())
     assert settings["model"]["init_args"]["num_classes"] == 6, "defaults are resolved"
