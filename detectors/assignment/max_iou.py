@@ -62,7 +62,7 @@ def match_batch(
 
 
 class MaxIoUAssigner(Assigner):
-    """Matches the anchors of each image by their IoU.
+    """Matches the anchors of each image by their IoU; those in the padding of their image take no part.
 
     Args:
         matcher: decides by the IoUs of an image.
@@ -79,12 +79,15 @@ class MaxIoUAssigner(Assigner):
 
     def match(self, scene: Scene, predictions: Predictions | None) -> Tensor:
         truths = list(scene.truth.boxes)
-        if self.crossing:
+        out = [] if scene.outside is None else list(scene.outside)  # an object must not choose what is ignored anyway
+        if not self.crossing:
+            crossing = [~inside_image(scene.anchors, size) for size in scene.image_sizes]
+            out = [a | b for a, b in zip(crossing, out, strict=True)] if out else crossing
+        if not out:
             return torch.stack(match_batch(self.matcher, [scene.anchors] * len(truths), truths))
-        inside = [inside_image(scene.anchors, size) for size in scene.image_sizes]
-        candidates = [scene.anchors.where(within[:, None], 0) for within in inside]  # a box without area overlaps none
-        match = torch.stack(match_batch(self.matcher, candidates, truths))
-        return match.masked_fill(~torch.stack(inside), IGNORED)
+        # a box without area overlaps none
+        candidates = [scene.anchors.masked_fill(of_image[:, None], 0) for of_image in out]
+        return torch.stack(match_batch(self.matcher, candidates, truths)).masked_fill(torch.stack(out), IGNORED)
 
 
 def inside_image(

@@ -147,24 +147,29 @@ def restated(
     return torch.stack(scores), torch.stack(boxes)
 
 
-def test_anchors_that_cross_the_border_are_ignored_and_seen_by_no_object():
-    torch.manual_seed(0)
-    sizes = [(64, 96), (90, 64)]
-    model = build(crossing_anchors=False)
-    generator, truths = model.rpn.anchors, [torch.tensor([[0.0, 0, 30, 40], [50, 10, 90, 44]]), torch.zeros(0, 4)]
-    truth = GroundTruth(truths, [torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)])
-    scene = generator.scene(model.backbone.pyramid.sizes((96, 96)), sizes, (96, 96), truth)
+@pytest.mark.parametrize("crossing", [False, True])
+def test_anchors_that_take_no_part_are_ignored_and_chosen_by_no_object(crossing: bool):
+    """Those in the padding of an image, and those that cross its border: as if there were no such anchors."""
+    sizes = [(64, 96), (90, 64), (40, 200)]
+    model = build(crossing_anchors=crossing)
+    boxes = [[[0.0, 0, 30, 40], [50, 10, 90, 44]], [[40.0, 60, 64, 90]], [[150.0, 20, 199, 40]]]
+    truths = [torch.tensor(of_image) for of_image in boxes]
+    truth = GroundTruth(truths, [torch.zeros(len(of_image), dtype=torch.int64) for of_image in truths])
+    scene = model.rpn.anchors.scene(model.backbone.pyramid.sizes((96, 224)), sizes, (96, 224), truth)
     match = model.rpn.assigner(scene)
     matcher = MaxIoUMatcher(0.7, 0.3, low_quality=True, min_positive_iou=0.3)
+    assert scene.outside is not None
+    first = 0
     for i, (height, width) in enumerate(sizes):
         x1, y1, x2, y2 = scene.anchors.T
-        inside = (x1 >= 0) & (y1 >= 0) & (x2 < width) & (y2 < height)
-        assert (match[i][~inside] == IGNORED).all()
-        expected = matcher(box_iou(truths[i], scene.anchors[inside]))
-        own = match[i][inside]
-        outside = scene.outside[i][inside] if scene.outside is not None else torch.zeros_like(own).bool()
-        assert torch.equal(own[~outside], expected[~outside])
-    assert (match[0] >= 0).any()
+        part = ~scene.outside[i]
+        if not crossing:
+            part &= (x1 >= 0) & (y1 >= 0) & (x2 < width) & (y2 < height)
+        assert (match[i][~part] == IGNORED).all()
+        expected = matcher(box_iou(truths[i], scene.anchors[part]))
+        assert torch.equal(match[i][part], torch.where(expected >= 0, expected + first, expected))
+        first += len(truths[i])
+    assert (match >= 0).any(dim=1).all()
 
 
 def test_a_step_trains_every_stage(batch: Batch):
