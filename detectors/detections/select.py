@@ -84,7 +84,7 @@ def select_detections(
 
     Where there are many, the best are looked at first, and the others only if too few of those survive: a candidate is
     suppressed by better ones alone, so the detections are the same. With 1,203 classes and a low threshold an image has
-    a million candidates, and looking at all of them took 16 times as long on a CPU.
+    a million candidates, and looking at all of them takes 20 times as long on a CPU.
 
     Args:
         scores: of each candidate and class.
