@@ -85,8 +85,7 @@ class TwoStageDetector(Detector):
             proposals = before.refined(of_rois, proposals, batch.sizes)
             of_rois = box_head(features, proposals)
             logits.append(of_rois.logits)
-        mean = torch.stack(logits).mean(dim=0)
-        of_rois = RoIPredictions(mean, of_rois.deltas)
+        of_rois = RoIPredictions(_mean(logits), of_rois.deltas)
         found = self.box_heads[-1].detect(of_rois, proposals, batch.sizes, self.detections)
         if not self.mask_heads:
             return found
@@ -98,9 +97,9 @@ class TwoStageDetector(Detector):
         boxes, labels = [of_image.boxes for of_image in found], torch.cat([of_image.labels for of_image in found])
         counts = [len(of_image) for of_image in boxes]
         predictions = [mask_head(features, boxes, labels) for mask_head in self.mask_heads]
-        masks = torch.stack([of_stage.logits.float().sigmoid() for of_stage in predictions]).mean(dim=0)  # (k, S, S)
+        masks = _mean([of_stage.logits.float().sigmoid() for of_stage in predictions])  # (k, S, S)
         scored = [of_stage.ious for of_stage in predictions if of_stage.ious is not None]
-        ious = torch.stack(scored).mean(dim=0).split(counts) if scored else [None] * len(counts)
+        ious = _mean(scored).split(counts) if scored else [None] * len(counts)
         return [
             self.mask_heads[-1].pasted(*of_image)
             for of_image in zip(found, masks.split(counts), ious, image_sizes, strict=True)
@@ -108,3 +107,8 @@ class TwoStageDetector(Detector):
 
     def anchor_heads(self) -> Mapping[str, AnchorHead]:
         return {"rpn": AnchorHead(self.rpn.anchors, self.rpn.assigner, self.rpn, "anchor_scale", "anchor_ratios")}
+
+
+def _mean(of_stages: Sequence[Tensor]) -> Tensor:
+    """The mean over the stages, each of the same shape; of one stage its own tensor, not a copy."""
+    return of_stages[0] if len(of_stages) == 1 else torch.stack(list(of_stages)).mean(dim=0)

@@ -87,7 +87,8 @@ class MaxIoUAssigner(Assigner):
             return torch.stack(match_batch(self.matcher, [scene.anchors] * len(truths), truths))
         # a box without area overlaps none
         candidates = [scene.anchors.masked_fill(of_image[:, None], 0) for of_image in out]
-        return torch.stack(match_batch(self.matcher, candidates, truths)).masked_fill(torch.stack(out), IGNORED)
+        match = torch.stack(match_batch(self.matcher, candidates, truths))
+        return match if self.crossing else match.masked_fill(torch.stack(out), IGNORED)  # padding: by the caller
 
 
 def inside_image(
