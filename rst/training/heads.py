@@ -27,5 +27,14 @@ def read_heads(run: Path, metrics: Iterable[str]) -> dict[str, str]:
     for name in metrics:
         for statistic in STATISTICS:
             if name.startswith(statistic):
-                heads.setdefault(head := name.removeprefix(statistic), head)
+                head = name.removeprefix(statistic)
+                heads.setdefault(head, _title(head, heads))
     return heads
+
+
+def _title(name: str, heads: Mapping[str, str]) -> str:
+    """Of a name that is no head's: "mask_roi", the masks of the head "roi", is "R-CNN (mask)"; others stay."""
+    for head, title in heads.items():
+        if name.endswith(f"_{head}"):
+            return f"{title} ({name.removesuffix(f'_{head}')})"
+    return name

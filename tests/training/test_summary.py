@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from rst.cli.main import main
 from rst.training.curves import draw_curves
-from rst.training.heads import HEADS_FILE, write_heads
+from rst.training.heads import HEADS_FILE, read_heads, write_heads
 from rst.training.records import METRICS_FILE
 from rst.training.summary import LAST, format_summary, summarise
 
@@ -162,3 +162,9 @@ def test_the_ablation_differs_from_the_demo_in_the_sorting_error_alone():
     )
     assert ablation["model"]["init_args"].pop("sorting_error") is False
     assert ablation == demo
+
+
+def test_a_further_task_of_a_head_has_the_title_of_the_head(tmp_path: Path):
+    write_heads(tmp_path, {"rpn": "RPN", "roi": "R-CNN"})
+    found = read_heads(tmp_path, ["loss", "balance_roi", "balance_mask_roi", "spearman_other"])
+    assert found == {"rpn": "RPN", "roi": "R-CNN", "mask_roi": "R-CNN (mask)", "other": "other"}
