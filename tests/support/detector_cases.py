@@ -38,32 +38,26 @@ BACKBONE = BackboneSettings("mobilenet_v2", fpn_channels=16)
 MASKS = MaskSettings(channels=16, convolutions=1)
 TWO_STAGES = [{"loss": name} for name in ("rank_sort", "cross_entropy", "cross_entropy_giou", "alrp")]
 SMALL: dict[str, Any] = {"head_channels": 32, "proposals": ProposalSettings(100, 50, 100, 50)}
+# The rows of table 2. The auxiliary head of ATSS is the centerness, that of PAA the IoU.
+ONE_STAGE: list[dict[str, Any]] = [
+    {"loss": "rank_sort"},
+    {"loss": "average_precision"},
+    {"loss": "average_precision", "centerness": True},
+    {"loss": "alrp"},
+    {"loss": "focal"},
+    {"loss": "focal", "centerness": True},
+    {"loss": "qfl"},
+]
+PAA_ROWS = [{"iou_head" if key == "centerness" else key: value for key, value in row.items()} for row in ONE_STAGE]
+SMALL_DENSE = {"head_channels": 64, "detections": DetectionSettings(score_threshold=0.005, nms_iou=0.6)}
+OVERFIT_DENSE = {"detections": DetectionSettings(score_threshold=0.0, nms_iou=0.6)}
 # Small images have few anchors inside, and random weights few boxes of a high IoU.
 CASCADE: dict[str, Any] = {"stages": (0.4, 0.45, 0.5), "crossing_anchors": True}
 TO_OVERFIT: dict[str, Any] = {"head_channels": 64, "anchor_scale": 6, "proposals": ProposalSettings(128, 64, 128, 64)}
 DETECTORS: dict[str, Family] = {
     "faster_rcnn": Family(faster_rcnn, TWO_STAGES, SMALL, TO_OVERFIT),
-    "atss": Family(
-        atss,
-        [
-            {"loss": "rank_sort"},
-            {"loss": "average_precision"},
-            {"loss": "average_precision", "centerness": True},
-            {"loss": "alrp"},
-            {"loss": "focal"},
-            {"loss": "focal", "centerness": True},
-            {"loss": "qfl"},
-        ],
-        {"head_channels": 64, "detections": DetectionSettings(score_threshold=0.005, nms_iou=0.6)},
-        {"detections": DetectionSettings(score_threshold=0.0, nms_iou=0.6)},
-    ),
-    "paa": Family(
-        paa,
-        # the rows that differ most from ATSS's; test_paa.py trains all
-        [{"loss": "rank_sort"}, {"loss": "average_precision", "iou_head": True}, {"loss": "focal", "iou_head": True}],
-        {"head_channels": 64, "detections": DetectionSettings(score_threshold=0.005, nms_iou=0.6)},
-        {"detections": DetectionSettings(score_threshold=0.0, nms_iou=0.6)},
-    ),
+    "atss": Family(atss, ONE_STAGE, SMALL_DENSE, OVERFIT_DENSE),
+    "paa": Family(paa, PAA_ROWS, SMALL_DENSE, OVERFIT_DENSE),
     "faster_rcnn with CARAFE": Family(
         faster_rcnn,
         [{"loss": "rank_sort"}],
