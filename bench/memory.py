@@ -6,7 +6,9 @@ Each measurement has a process of its own, so that memory which an allocator kep
 """
 
 import ctypes
+import gc
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,6 +27,21 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+def settled_memory() -> int:
+    """Bytes of this process, without what Python and the allocator keep: new tensors could lie in that, unseen."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return memory("VmRSS")
+
+
+def rise(run: Callable[[], object], before: int) -> float:
+    """MiB of this process at the peak of a call, beyond `before` bytes."""
+    settled_memory()
+    forget_peak()
+    run()
+    return (memory("VmHWM") - before) / 2**20
+
+
 def measure(contender: str, shape: Shape, stage: Stage) -> float:
     """MiB at the peak of forward and backward, minus the memory before it and minus the gradient."""
     run = CONTENDERS[contender].run
@@ -32,9 +49,8 @@ def measure(contender: str, shape: Shape, stage: Stage) -> float:
     run(sample(Shape(20, 1000), stage))
     torch.zeros(1_000_000).sin_().sum()
     data = sample(shape, stage)
-    ctypes.CDLL(None).malloc_trim(0)  # else the loss could reuse memory that `sample` freed, unseen
+    before = settled_memory()
     forget_peak()
-    before = memory("VmRSS")
     gradient = run(data).gradient
     return (memory("VmHWM") - before - gradient.nbytes) / 2**20
 

@@ -21,8 +21,9 @@ Host: the time on the host's clock from an idle device until the last launch is 
 peak."""
 HOW_ON_CPU = """\
 Time is the wall clock's, median of the rounds. Caches are not cleared between rounds. Memory is the peak of a process
-as the operating system counts it, at the stage "early", with a process of its own for each measurement. There is no
-column for host time: on a CPU it is the time itself."""
+as the operating system counts it, at the stage "early", with a process of its own for each measurement. Of a training
+step it is what the process takes beyond its size before the detector was built, images included. There is no column for
+host time: on a CPU it is the time itself."""
 
 
 def write_report(

@@ -69,7 +69,7 @@ def memory_table(session: Session) -> list[str]:
 
 
 def step_table(session: Session) -> list[str]:
-    """Training steps: medians, ratios to the baseline, time in the ranking losses, and on a GPU the peak memory."""
+    """Training steps: medians, ratios to the baseline, time in the ranking losses, and the peak memory."""
     lines = []
     for setting in session.values("setting", table="step"):
         lines += [

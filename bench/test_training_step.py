@@ -4,6 +4,7 @@ RS Faster, Mask and Cascade R-CNN beside sampled cross-entropy, RS-ATSS and RS-P
 are also measured with the published per-positive loop instead of `rank_sort`; of PAA the share of its assignment is.
 """
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import torch
 import yaml
 from device import CLOCK, DEVICE, ON_GPU
 from measure import timed_on_device
+from memory import rise, settled_memory
 from peers import per_positive_rank_sort
 from stopwatch import Stopwatch
 from torch import Tensor
@@ -157,6 +159,35 @@ def batch(setting: Setting) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     return images, targets
 
 
+def training(detector: Detector, setting: Setting, contender: Contender) -> tuple[Any, Callable[[], None]]:
+    """A new detector, and what trains it for a step."""
+    torch.manual_seed(0)
+    model = detector.build(**{**setting.arguments, **contender.arguments}).to(DEVICE).train()
+    images, targets = batch(setting)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+
+    def precision() -> AbstractContextManager[object]:
+        return torch.autocast(DEVICE.type, torch.bfloat16) if setting.autocast else nullcontext()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with precision():
+            objective = torch.stack(list(model(images, targets).values())).sum()
+        objective.backward()
+        optimizer.step()
+
+    return model, step
+
+
+def peak_mib(detector: Detector, setting: Setting, contender: Contender) -> float:
+    """MiB of a second step of training, with its detector, images and gradients, on a CPU."""
+    training(detector, setting, contender)[1]()  # what torch loads once is not the detector's
+    before = settled_memory()
+    step = training(detector, setting, contender)[1]
+    step()
+    return rise(step, before)
+
+
 @pytest.mark.parametrize(("setting", "contender"), CASES)
 @timed_on_device
 def test_step(benchmark, facts, monkeypatch, setting, contender):
@@ -168,10 +199,7 @@ def test_step(benchmark, facts, monkeypatch, setting, contender):
     chosen_contender = detector.contenders[contender]
     watch = Stopwatch(per_positive_rank_sort if chosen_contender.loop else rank_sort, CLOCK)
     monkeypatch.setattr("rst.detectors.losses.ranking.rank_sort", watch)
-    torch.manual_seed(0)
-    model = detector.build(**{**chosen.arguments, **chosen_contender.arguments}).to(DEVICE).train()
-    images, targets = batch(chosen)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    model, train = training(detector, chosen, chosen_contender)
     steps: list[list[list[Any]]] = []  # for each step its own span, then those of its losses
     assignments: list[list[Any]] = []  # the spans of the assigner, where it looks at predictions
     if chosen.detector == "paa":
@@ -185,16 +213,9 @@ def test_step(benchmark, facts, monkeypatch, setting, contender):
 
         model.assigner.match = timed_match
 
-    def precision() -> AbstractContextManager[object]:
-        return torch.autocast(DEVICE.type, torch.bfloat16) if chosen.autocast else nullcontext()
-
     def step() -> None:
         begin = CLOCK()
-        optimizer.zero_grad()
-        with precision():
-            objective = torch.stack(list(model(images, targets).values())).sum()
-        objective.backward()
-        optimizer.step()
+        train()
         steps.append([[begin, CLOCK()], *watch.take()])
 
     benchmark.group = f"training step, {setting}"
@@ -204,6 +225,8 @@ def test_step(benchmark, facts, monkeypatch, setting, contender):
     benchmark.pedantic(step, rounds=chosen_contender.rounds, warmup_rounds=WARM_UP)
     if ON_GPU:
         benchmark.extra_info["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    elif sys.platform == "linux":
+        benchmark.extra_info["peak_mib"] = peak_mib(detector, chosen, chosen_contender)
     expected = 2 * detector.ranking_losses if chosen_contender.arguments == RANKING else 0
     assert {len(spans) - 1 for spans in steps} == {expected}, "spans: forward and backward of every ranking loss"
     seconds = [[end - begin for begin, end in spans] for spans in steps[WARM_UP:]]
