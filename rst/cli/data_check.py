@@ -59,12 +59,13 @@ def main(argv: list[str]) -> int:
     training.add_argument(
         "--masks",
         action="store_true",
-        help="data.masks: true; faulty masks are errors then, warnings otherwise; with --config as its data.masks says",
+        help="data.masks: true; faulty masks are errors then, warnings otherwise. With --config this and the next four "
+        "are as the experiment has them",
     )
     training.add_argument(
         "--faulty-boxes",
         choices=["refuse", "leave_out"],
-        default="refuse",
+        default=argparse.SUPPRESS,
         help="data.faulty_boxes; with leave_out, boxes without area or outside the image are warnings",
     )
     training.add_argument(
@@ -121,7 +122,6 @@ def _check(options: argparse.Namespace, overrides: list[str]) -> int:
         options.annotations,
         options.images or options.folder,
         classes_of=options.classes_of,
-        leave_out=options.faulty_boxes == "leave_out",
         headers=not options.no_headers,
         decode=options.decode,
         track=bar,
@@ -141,7 +141,8 @@ def _settings(options: argparse.Namespace, overrides: list[str]) -> dict[str, An
     given = {key: getattr(options, key) for key in ("exif", "max_pixels") if hasattr(options, key)}
     names = {"file_names": options.file_names} if hasattr(options, "file_names") else {}
     if options.config is None:
-        return {"masks": options.masks, "decoding": Decoding(**given), **names}
+        leave_out = getattr(options, "faulty_boxes", None) == "leave_out"
+        return {"masks": options.masks, "leave_out": leave_out, "decoding": Decoding(**given), **names}
 
     from rst.cli.config import build_experiment
     from rst.cli.masks import check_masks
@@ -155,6 +156,7 @@ def _settings(options: argparse.Namespace, overrides: list[str]) -> dict[str, An
         "masks": options.masks or built.data.masks,
         "model": built.model,
         "transforms": built.data.train_transforms,
+        "leave_out": getattr(options, "faulty_boxes", built.data.faulty_boxes) == "leave_out",
         "min_box_side": built.data.min_box_side,
         "decoding": replace(built.data.decoding, **given),
         "file_names": built.data.file_names,

@@ -22,7 +22,7 @@ from rst.training.records import METRICS_FILE, read_rows
 
 _CORRELATION = "Spearman's correlation of score and IoU, positives"
 _NEGATIVES = "Negatives per positive"
-_BALANCE = "Task balance: factor (lambda) of the box loss"
+_BALANCE = "Task balance: factor (lambda) of boxes and masks"
 _GRADIENTS = "Gradient norm, before clipping"
 _LOSSES, _LEARNING_RATE, _VALIDATION = "Losses", "Learning rate", "Validation (per cent)"
 _STATISTICS = ((_CORRELATION, "spearman_"), (_NEGATIVES, "negatives_per_positive_"), (_BALANCE, "balance_"))

@@ -18,6 +18,12 @@ from rst.data import CocoDetection
 from rst.data.check import KINDS
 from rst.data.samples import shapes
 
+SMALL_PAA = (
+    "model:\n  class_path: rst.detectors.paa\n  init_args:\n    num_classes: 6\n    head_channels: 64\n"
+    "    backbone: {name: mobilenet_v2, fpn_channels: 16}\n"
+    "data: {train_annotations: x.json, train_images: x, val_annotations: x.json, val_images: x, short_sides: [96]}\n"
+)
+
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -143,12 +149,7 @@ def test_the_detector_of_an_experiment_counts_its_positives(clean, tmp_path, cap
 
 
 def test_a_detector_that_picks_positives_by_its_predictions_counts_none(clean, tmp_path, capsys):
-    (tmp_path / "paa.yaml").write_text(
-        "model:\n  class_path: rst.detectors.paa\n  init_args:\n    num_classes: 6\n    head_channels: 64\n"
-        "    backbone: {name: mobilenet_v2, fpn_channels: 16}\n"
-        "data: {train_annotations: x.json, train_images: x, val_annotations: x.json, val_images: x,"
-        " short_sides: [96]}\n"
-    )
+    (tmp_path / "paa.yaml").write_text(SMALL_PAA)
     given = ("--config", tmp_path / "paa.yaml", "--output", tmp_path / "report.json")
     assert run(clean / "annotations/train.json", clean / "train", *given) == 0
     assert "\npositives  not counted: this detector picks them by its predictions" in capsys.readouterr().out
@@ -196,6 +197,18 @@ def test_faulty_boxes_left_out_are_warnings(clean, tmp_path):
     corrupted.write()
     assert run(corrupted.annotations, corrupted.images) == 1
     assert run(corrupted.annotations, corrupted.images, "--faulty-boxes", "leave_out") == 0
+
+
+def test_an_experiment_that_leaves_faulty_boxes_out_has_warnings(clean, tmp_path):
+    corrupted = CorruptedSet(clean, "train", tmp_path)
+    corrupted.object()["bbox"] = [5, 5, 0, 0]
+    corrupted.write()
+    config = tmp_path / "paa.yaml"
+    config.write_text(SMALL_PAA)
+    given = (corrupted.annotations, corrupted.images, "--config", config)
+    assert run(*given) == 1
+    assert run(*given, "--data.faulty_boxes", "leave_out") == 0
+    assert run(*given, "--data.faulty_boxes", "leave_out", "--faulty-boxes", "refuse") == 1
 
 
 def test_a_broken_file_has_exit_code_1(clean, tmp_path, capsys):
