@@ -108,7 +108,7 @@ def test_every_diagnostic_has_a_panel(run, drawn):
     assert len(np.asarray(raw.get_xdata())) == STEPS - STEPS // 5, "no value is no point"
     assert correlation.get_ylim()[0] < 0 < 0.6 < correlation.get_ylim()[1]
     assert panels["Negatives per positive"].get_yscale() == "log"
-    assert "Task balance: factor (lambda) of the box loss" in panels
+    assert "Task balance: factor (lambda) of boxes and masks" in panels
     legend = panels["Validation (per cent)"].get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["AP", "oLRP (lower is better)"]
@@ -126,7 +126,7 @@ def test_a_dense_detector_has_one_head(tmp_path, drawn, capsys):
         "loss_bbox",
         "loss_rank",
     ]
-    assert "dense head" in [line.get_label() for line in panels["Task balance: factor (lambda) of the box loss"].lines]
+    assert "dense head" in [line.get_label() for line in panels["Task balance: factor (lambda) of boxes and masks"].lines]
 
 
 def test_heads_that_only_the_metrics_show_have_their_names_for_titles(run, drawn, capsys):
