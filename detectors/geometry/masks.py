@@ -39,6 +39,23 @@ def pad_masks(
     return F.pad(masks, (0, size[1] - width, 0, size[0] - height))
 
 
+def shrink_masks(
+    masks: Tensor,  # (G, H, W) bool or uint8
+    stride: int,
+    size: tuple[int, int],
+) -> Tensor:
+    """The masks in a frame of `size` cells, each of `stride` (even) pixels, (G, *size) bool; nothing beyond the image.
+
+    A cell is set where bilinear interpolation at its centre is more than a half, as published: where at least three of
+    the four pixels around the centre are set. So a mask may vanish.
+    """
+    height, width = size
+    masks = pad_masks(masks, (height * stride, width * stride))
+    middle = [slice(at, None, stride) for at in (stride // 2 - 1, stride // 2)]
+    four = [masks[:, rows, columns].bool() for rows in middle for columns in middle]
+    return torch.stack(four).sum(dim=0) > 2
+
+
 @torch.no_grad()
 def crop_masks(
     masks: Sequence[Tensor],  # per image (G, H, W) bool or uint8
