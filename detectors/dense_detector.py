@@ -1,7 +1,7 @@
 """A dense one-stage detector: the anchors of all cells of a pyramid, classified and regressed in one go.
 
     n  images    A  anchors per cell    C  classes    N  anchors of an image    P  positives of the batch
-    H, W  cells of a level    K  outputs per anchor    k  anchors of a level that are looked at    R  those of all levels
+    H, W  cells of a level    K  outputs per anchor    k  anchors of a level that are looked at    R  of all levels
 
 In training the maps go from the convolutions to the loss as they are. At four images of 1333 x 800 and 80 classes they
 hold 21 million logits; the loss gets the places of a thousand positives beside them.
