@@ -8,7 +8,6 @@ torchvision's detectors freeze all four (FrozenBatchNorm2d), which is another mo
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -109,8 +108,8 @@ class PyramidBackbone(nn.Module):
         frozen_stages: 1 freezes the stem and stage 1 (the recipe), 0 the stem, -1 nothing.
         pyramid: the levels.
         fpn: makes the module that turns the stages into levels.
-        train_batch_norm: False keeps every batch norm in evaluation mode, also in training; True only those of frozen
-            stages, and all where a single value of a channel would be normalised by itself.
+        train_batch_norm: False keeps every batch norm in evaluation mode, also in training; True does so only for an
+            image so small that the last stage has one cell, whose values alone cannot be normalised.
     """
 
     def __init__(
@@ -131,29 +130,27 @@ class PyramidBackbone(nn.Module):
         outputs = [names[-1] for names in stages.stages[first:]]
         self.body = IntermediateLayerGetter(body, dict(zip(outputs, pyramid.names, strict=False)))
         self.fpn = fpn(list(stages.channels[first:]), out_channels, pyramid)
-        self.frozen = [name for names in (stages.stem, *stages.stages)[: frozen_stages + 1] for name in names]
-        for name in self.frozen:
-            self.body[name].requires_grad_(False)
+        for names in (stages.stem, *stages.stages)[: frozen_stages + 1]:
+            for name in names:
+                self.body[name].requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        self._evaluate_batch_norm([self.body[name] for name in self.frozen] if self.train_batch_norm else [self])
+        self._set_batch_norm(mode and self.train_batch_norm)
         return self
 
-    @staticmethod
-    def _evaluate_batch_norm(parts: Sequence[nn.Module]) -> None:
-        for part in parts:
-            for module in part.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+    def _set_batch_norm(self, mode: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train(mode)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """The levels by name, each (n, F, ceil(h / stride), ceil(w / stride)), of images (n, 3, h, w)."""
         if self.training and self.train_batch_norm and x.shape[0] == 1 and max(x.shape[-2:]) <= COARSEST_STRIDE:
-            self._evaluate_batch_norm([self])  # the last stage has one value for each channel
+            self._set_batch_norm(False)
             levels = self.fpn(self.body(x))
-            self.train()
+            self._set_batch_norm(True)
             return levels
         return self.fpn(self.body(x))
 
