@@ -49,10 +49,8 @@ def shrink_masks(
     A cell is set where bilinear interpolation at its centre is more than a half, as published: where at least three of
     the four pixels around the centre are set. So a mask may vanish.
     """
-    height, width = size
-    masks = pad_masks(masks, (height * stride, width * stride))
     middle = [slice(at, None, stride) for at in (stride // 2 - 1, stride // 2)]
-    four = [masks[:, rows, columns].bool() for rows in middle for columns in middle]
+    four = [pad_masks(masks[:, rows, columns].bool(), size) for rows in middle for columns in middle]
     return torch.stack(four).sum(dim=0) > 2
 
 
