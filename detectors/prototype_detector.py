@@ -19,9 +19,9 @@ from .detections.select import Detections
 from .features.inputs import Batch, NormalizeAndPad
 from .geometry.ground_truth import GroundTruth
 from .geometry.layout import MapLayout
-from .geometry.masks import shrink_masks
+from .geometry.masks import combine_prototypes, shrink_masks
 from .heads.decode import take
-from .heads.prototypes import PROTOTYPE_SCALE, PrototypeHead, PrototypeOutputs, PrototypeSettings, combined
+from .heads.prototypes import PROTOTYPE_SCALE, PrototypeHead, PrototypeOutputs, PrototypeSettings
 from .losses.contract import HeadLosses
 from .losses.prototype_masks import PrototypeMasks, semantic_cross_entropy
 from .losses.tasks import Task
@@ -113,7 +113,7 @@ class PrototypeDetector(DenseDetector):
         """The detections of an image of that height and width, with their masks."""
         own = coefficients[found.candidate]
         masks = upsampled_masks(
-            lambda some: combined(own[some], prototypes).sigmoid(),
+            lambda some: combine_prototypes(own[some], prototypes).sigmoid(),
             found.boxes,
             shape,
             self.prototype_stride,

@@ -1,6 +1,7 @@
 """Algebra of masks: how well two overlap, the frame of a padded batch, and the part of a mask inside a box.
 
 P  paired masks    G  masks of an image    H, W  pixels    h, w  cells of a mask    T  boxes    M  masks of the batch
+k  prototypes
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,16 @@ def paired_dice(
     first, second = first.flatten(1), second.flatten(1)
     intersection = (first * second).sum(dim=1)
     return 2 * intersection / (first.square().sum(dim=1) + second.square().sum(dim=1) + DICE_FLOOR)
+
+
+def combine_prototypes(
+    coefficients: Tensor,  # (T, k)
+    prototypes: Tensor,  # (k, h, w) of the image
+) -> Tensor:
+    """The logits of masks of one image, (T, h, w) float32, also under autocast."""
+    with torch.autocast(prototypes.device.type, enabled=False):
+        logits = coefficients.float() @ prototypes.float().flatten(1)
+    return logits.unflatten(1, prototypes.shape[1:])
 
 
 def pad_masks(

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from ..geometry.numbers import require_count, require_share
@@ -112,13 +111,3 @@ def _convolution(channels: int, outputs: int, side: int = 3) -> nn.Conv2d:
     assert convolution.bias is not None
     nn.init.zeros_(convolution.bias)
     return convolution
-
-
-def combined(
-    coefficients: Tensor,  # (T, k)
-    prototypes: Tensor,  # (k, h, w) of the image
-) -> Tensor:
-    """The logits of masks of one image, (T, h, w) float32, also under autocast."""
-    with torch.autocast(prototypes.device.type, enabled=False):
-        logits = coefficients.float() @ prototypes.float().flatten(1)
-    return logits.unflatten(1, prototypes.shape[1:])

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..geometry.masks import paired_dice
-from ..heads.prototypes import combined
+from ..geometry.masks import combine_prototypes, paired_dice
 from .tasks import Task
 
 # Cells of masks that are computed together: a tensor of them has 32 MiB. A step with more computes them twice, once
@@ -66,7 +65,7 @@ class PrototypeMasks(Task):
         """
 
         def measure(coefficients: Tensor, prototypes: Tensor, truth: Tensor) -> Tensor:
-            logits = combined(coefficients, prototypes)
+            logits = combine_prototypes(coefficients, prototypes)
             entropy = F.binary_cross_entropy_with_logits(logits, self.objects[truth].float(), reduction="none")
             total = entropy.where(self._inside(truth), 0).sum(dim=(1, 2))
             boxes = self.boxes[truth]
@@ -76,7 +75,7 @@ class PrototypeMasks(Task):
         return self._measured(measure).sum() / max(len(self.truth), 1)
 
     def _dice(self, coefficients: Tensor, prototypes: Tensor, truth: Tensor) -> Tensor:
-        predicted = combined(coefficients, prototypes).sigmoid().where(self._inside(truth), 0)
+        predicted = combine_prototypes(coefficients, prototypes).sigmoid().where(self._inside(truth), 0)
         return paired_dice(predicted, self.objects[truth].float())
 
     def _inside(self, truth: Tensor) -> Tensor:
