@@ -1,7 +1,8 @@
 """Training steps with ranking losses beside their baselines: the same detector with another loss.
 
-RS Faster, Mask and Cascade R-CNN beside sampled cross-entropy, RS-ATSS and RS-PAA beside focal loss. All but the last
-are also measured with the published per-positive loop instead of `rank_sort`; of PAA the share of its assignment is.
+RS Faster, Mask and Cascade R-CNN beside sampled cross-entropy, RS-ATSS and RS-PAA beside focal loss, RS-YOLACT beside
+cross-entropy of hard negatives. The first four are also measured with the published per-positive loop instead of
+`rank_sort`; of PAA the share of its assignment is.
 """
 
 import sys
@@ -84,6 +85,12 @@ DETECTORS = {
         contenders={"RS-PAA": Contender(RANKING), "focal loss, the same anchors": Contender(SAME_ANCHORS)},
         baseline="focal loss, the same anchors",
     ),
+    "yolact": Detector(
+        detectors.yolact,
+        ranking_losses=1,
+        contenders={"RS-YOLACT": Contender(RANKING), "YOLACT": Contender({"loss": "cross_entropy"})},
+        baseline="YOLACT",
+    ),
 }
 
 
@@ -106,6 +113,7 @@ GROUPS = {
     "proposals": detectors.ProposalSettings,
     "detections": detectors.DetectionSettings,
     "masks": detectors.MaskSettings,
+    "prototypes": detectors.PrototypeSettings,  # the masks of YOLACT
 }
 
 
@@ -114,7 +122,8 @@ def _demo(detector: str) -> Setting:
     assert config["model"]["class_path"] == f"rst.detectors.{detector}"
     side = config["data"]["short_sides"][0]
     arguments = config["model"]["init_args"]
-    arguments |= {name: kind(**arguments[name]) for name, kind in GROUPS.items() if name in arguments}
+    groups = GROUPS | {"masks": GROUPS["prototypes"]} if detector == "yolact" else GROUPS
+    arguments |= {name: kind(**arguments[name]) for name, kind in groups.items() if name in arguments}
     arguments["backbone"] = replace(arguments["backbone"], weights=None)
     return Setting(detector, arguments, config["data"]["images_per_batch"], side, side, boxes=8, gpu_only=False)
 
@@ -136,6 +145,10 @@ SETTINGS = {
     "ATSS, R50-FPN, 4 images of 1333 x 800, bfloat16 autocast": _r50("atss", autocast=True),
     "PAA, demo: MobileNetV2, 4 images of 288 x 288": _demo("paa"),
     "PAA, R50-FPN, 4 images of 1333 x 800 with 80 objects each": _r50("paa", boxes=80),
+    "YOLACT, demo: MobileNetV2, 4 images of 160 x 160": _demo("yolact"),
+    "YOLACT, R50-FPN, 8 images of 550 x 550": Setting(
+        "yolact", {"num_classes": 80, "image_side": 550}, 8, 550, 550, boxes=7
+    ),
 }
 CASES = [(setting, name) for setting, what in SETTINGS.items() for name in DETECTORS[what.detector].contenders]
 

@@ -22,14 +22,18 @@ from .features.pyramids import P2_TO_P6, P3_TO_P7, Pyramid
 from .geometry.boxes import BoxCoder
 from .geometry.ground_truth import GroundTruth
 from .heads.mask_head import MaskSettings
+from .heads.prototypes import PrototypeSettings
 from .heads.rpn import ProposalSettings
 from .losses.contract import Classification, DetectionLoss, HeadLosses, HeadOutputs, head_losses
+from .losses.hard_negatives import TaskWeights
 from .losses.localisation import Localisation
 from .losses.ranking import RankSort
 from .losses.tasks import Boxes, Masks, Task
 from .mask_rcnn import mask_rcnn
 from .paa import paa
+from .prototype_detector import PrototypeDetector
 from .two_stage_detector import TwoStageDetector
+from .yolact import yolact
 
 __all__ = [
     "IGNORED",
@@ -58,10 +62,13 @@ __all__ = [
     "Positives",
     "Predictions",
     "ProposalSettings",
+    "PrototypeDetector",
+    "PrototypeSettings",
     "Pyramid",
     "RankSort",
     "Scene",
     "Task",
+    "TaskWeights",
     "TwoStageDetector",
     "atss",
     "cascade_rcnn",
@@ -71,4 +78,5 @@ __all__ = [
     "paa",
     "pyramid_backbone",
     "select_detections",
+    "yolact",
 ]

@@ -18,20 +18,34 @@ from .scene import Scene
 
 
 class AnchorGenerator(nn.Module):
-    """Float anchors centred at (x * stride, y * stride), never rounded, at strides that are given and not guessed.
+    """Float anchors centred at (x * step, y * step), never rounded, at strides that are given and not guessed.
 
     torchvision rounds the anchors of a cell, infers the stride from the sizes of image and map (wrong on P6 where P5
     has an odd side), and takes the dtype of the maps, which is bfloat16 under autocast.
 
     Args:
-        strides: pixels between neighbouring cells, one per level.
+        strides: pixels of an image for each cell, one per level; the last cell may be a part of one.
         scales: side of a square anchor, in strides.
         ratios: height / width.
+        steps: pixels between the centres of neighbouring cells, one per level; None: the strides.
+        offset: of the first centre from the border, in steps.
+        padding: an image padded on its own has sides that are multiples of this, pixels.
     """
 
-    def __init__(self, strides: Sequence[int], scales: Sequence[float], ratios: Sequence[float]) -> None:
+    def __init__(
+        self,
+        strides: Sequence[int],
+        scales: Sequence[float],
+        ratios: Sequence[float],
+        *,
+        steps: Sequence[float] | None = None,
+        offset: float = 0.0,
+        padding: int = PADDING,
+    ) -> None:
         super().__init__()
         self.strides, self.scales, self.ratios = tuple(strides), tuple(scales), tuple(ratios)
+        self.steps: tuple[float, ...] = self.strides if steps is None else tuple(steps)
+        self.offset, self.padding = offset, padding
         self.per_cell = len(scales) * len(ratios)  # A
         for level, stride in enumerate(self.strides):
             cell = cell_anchors([stride * scale for scale in scales], ratios)
@@ -45,15 +59,17 @@ class AnchorGenerator(nn.Module):
     def forward(self, layout: MapLayout) -> Tensor:
         """(N, 4) float32 XYXY pixels: the images of a batch share their anchors."""
         levels = []
-        for stride, cell, (height, width) in zip(self.strides, self.cells, layout.sizes, strict=True):
+        for step, cell, (height, width) in zip(self.steps, self.cells, layout.sizes, strict=True):
             y, x = torch.meshgrid(
-                torch.arange(height, dtype=torch.float32, device=cell.device) * stride,
-                torch.arange(width, dtype=torch.float32, device=cell.device) * stride,
-                indexing="ij",
+                self._centres(height, step, cell.device), self._centres(width, step, cell.device), indexing="ij"
             )
             centres = torch.stack((x, y, x, y), dim=-1)  # (H, W, 4)
             levels.append((cell[:, None, None] + centres).reshape(-1, 4))
         return torch.cat(levels)
+
+    def _centres(self, cells: int, step: float, device: torch.device) -> Tensor:
+        """The centres of so many cells along one axis, float32 pixels."""
+        return (torch.arange(cells, dtype=torch.float32, device=device) + self.offset) * step
 
     def scene(
         self,
@@ -65,25 +81,25 @@ class AnchorGenerator(nn.Module):
         """The anchors for maps of those sizes, beside the objects of a batch; without objects in an evaluation."""
         layout = MapLayout(len(image_sizes), self.per_cell, tuple(sizes))
         outside = self.outside(layout, image_sizes, padded_size) if truth.boxes else None
-        return Scene(self(layout), layout, self.strides, image_sizes, outside, truth)
+        return Scene(self(layout), layout, self.strides, image_sizes, outside, truth, self.padding)
 
     def outside(
         self, layout: MapLayout, image_sizes: Sequence[tuple[int, int]], padded_size: tuple[int, int]
     ) -> Tensor | None:
         """Anchors of cells beyond an image's own padded size, (n, N) bool; None where no image has any.
 
-        An image is padded to a multiple of `PADDING`, then to the batch's largest: only the anchors of the first
+        An image is padded to a multiple of `padding`, then to the batch's largest: only the anchors of the first
         frame take part in training (paper's code; it keeps anchors that merely cross the border).
         """
-        padded = padded_sizes(image_sizes)
+        padded = padded_sizes(image_sizes, self.padding)
         if all(size == padded_size for size in padded):
             return None
         device = self.cells[0].device
         heights, widths = torch.tensor(padded, dtype=torch.int64, device=device).T[..., None]  # (n, 1) each
         levels = []
-        for stride, (height, width) in zip(self.strides, layout.sizes, strict=True):
-            below = torch.arange(height, device=device) * stride >= heights  # (n, H)
-            right = torch.arange(width, device=device) * stride >= widths  # (n, W)
+        for step, (height, width) in zip(self.steps, layout.sizes, strict=True):
+            below = self._centres(height, step, device) >= heights  # (n, H)
+            right = self._centres(width, step, device) >= widths  # (n, W)
             cells = (below[:, :, None] | right[:, None, :])[:, None]  # (n, 1, H, W)
             levels.append(cells.expand(-1, self.per_cell, -1, -1).flatten(1))
         return torch.cat(levels, dim=1)
@@ -92,7 +108,8 @@ class AnchorGenerator(nn.Module):
         """The anchors with `scale` as the first of the scales, the others in proportion, or with one more ratio."""
         factor = 1.0 if scale is None else scale / self.scales[0]
         ratios = self.ratios if ratio is None else (*self.ratios, ratio)
-        return AnchorGenerator(self.strides, [factor * old for old in self.scales], ratios)
+        lattice = {"steps": self.steps, "offset": self.offset, "padding": self.padding}
+        return AnchorGenerator(self.strides, [factor * old for old in self.scales], ratios, **lattice)
 
     def best_ious(
         self,
@@ -104,13 +121,13 @@ class AnchorGenerator(nn.Module):
         From geometry alone. The anchors of one shape on one level are a lattice, and along an axis the overlap with a
         box falls with the distance of the centres: of each lattice only the anchor nearest to the box is looked at.
         """
-        padded = -(-image_sizes // PADDING) * PADDING
+        padded = -(-image_sizes // self.padding) * self.padding
         centre = 0.5 * (boxes[:, :2] + boxes[:, 2:])
         best = boxes.new_zeros(len(boxes))
-        for stride, cells in zip(self.strides, self.cells, strict=True):
+        for stride, step, cells in zip(self.strides, self.steps, self.cells, strict=True):
             last = -(-padded // stride) - 1  # (K, 2): row and column
-            cell = (centre / stride).round().long().clamp(min=0).minimum(last.flip(1))  # (K, 2): column and row
-            nearest = (cell * stride).float().repeat(1, 2)  # (K, 4)
+            cell = (centre / step - self.offset).round().long().clamp(min=0).minimum(last.flip(1))  # column and row
+            nearest = ((cell + self.offset) * step).float().repeat(1, 2)  # (K, 4)
             for anchor in cells.to(boxes.device):
                 best = torch.maximum(best, paired_iou(anchor + nearest, boxes))
         return best

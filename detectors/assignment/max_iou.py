@@ -17,7 +17,7 @@ class MaxIoUMatcher(Matcher):
     With `low_quality`, every object whose best IoU is at least `min_positive_iou` then takes *all* candidates that
     reach this best, also from another object; among several such objects the last wins. torchvision hands such a
     candidate to the candidate's own best object instead, and has no lower bound. An object that no candidate overlaps
-    takes none.
+    takes none. Without `every_tie` an object takes only the first of them.
     """
 
     def __init__(
@@ -27,9 +27,11 @@ class MaxIoUMatcher(Matcher):
         *,
         low_quality: bool = False,
         min_positive_iou: float = 0.0,
+        every_tie: bool = True,
     ) -> None:
         super().__init__(positive_iou, negative_iou, allow_low_quality_matches=low_quality)
         self.min_positive_iou = min_positive_iou
+        self.every_tie = every_tie
 
     def __call__(self, match_quality_matrix: Tensor) -> Tensor:
         """The match of each candidate, (N,), from the IoU matrix (G, N); all negative without objects."""
@@ -42,6 +44,8 @@ class MaxIoUMatcher(Matcher):
         best = match_quality_matrix.amax(dim=1, keepdim=True)  # (G, 1)
         claimed = (best >= self.min_positive_iou) & (best > 0)
         tied = match_quality_matrix == best.masked_fill(~claimed, torch.inf)  # (G, N)
+        if not self.every_tie:
+            tied &= torch.cumsum(tied, dim=1, dtype=torch.int32) == 1
         count = torch.arange(1, len(best) + 1, dtype=torch.int32, device=best.device)[:, None]
         last = torch.where(tied, count, 0).amax(dim=0)  # (N,): 1 + last object that claims the candidate, or 0
         matches.copy_(torch.where(last > 0, last - 1, matches))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 
 from ..geometry.ground_truth import GroundTruth
-from ..geometry.layout import MapLayout, padded_sizes
+from ..geometry.layout import PADDING, MapLayout, padded_sizes
 
 NEGATIVE = Matcher.BELOW_LOW_THRESHOLD
 IGNORED = Matcher.BETWEEN_THRESHOLDS
@@ -37,11 +37,12 @@ class Scene:
     image_sizes: Sequence[tuple[int, int]]  # height and width of each image, pixels
     outside: Tensor | None  # (n, N) bool: anchors in the padding of their image; None: there are none
     truth: GroundTruth
+    padding: int = PADDING  # the sides of an image padded on its own are multiples of this, pixels
 
     @property
     def extents(self) -> list[tuple[int, int]]:
         """Height and width of each image padded on its own, pixels: no cell beyond takes part."""
-        return padded_sizes(self.image_sizes)
+        return padded_sizes(self.image_sizes, self.padding)
 
 
 class Assigner(ABC):

@@ -1,11 +1,15 @@
-"""Masks of RoIs, pasted into the image.
+"""Masks of RoIs, pasted into the image, and masks of the whole image, cut to boxes.
 
 k  detections    S  side of a predicted mask, cells    H, W  pixels of the image    y, x  sides of a window, pixels
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ..geometry.masks import PIXELS_AT_ONCE
 
 
 def paste_masks(
@@ -42,6 +46,39 @@ def paste_masks(
         inside = (grid.abs() <= 1).all(dim=-1)
         mask[top:bottom, left:right] = (window >= threshold) & inside
     return pasted
+
+
+def upsampled_masks(
+    probabilities: Callable[[slice], Tensor],
+    boxes: Tensor,  # (k, 4) XYXY pixels
+    shape: tuple[int, int],
+    stride: int,
+    threshold: float = 0.5,
+) -> Tensor:
+    """Masks of a whole image, cut to their boxes: (k, H, W) bool, set where the probability is the threshold.
+
+    A few at a time, so that the memory beside the result is bounded.
+
+    Args:
+        probabilities: of some of the detections, (t, h, w), cells of `stride` pixels that cover the image and more.
+        boxes: of the detections; a pixel that a box touches belongs to it.
+        shape: H and W.
+        stride: pixels of a cell, to which the probabilities are upsampled bilinearly.
+        threshold: lowest probability of the object.
+    """
+    height, width = shape
+    masks = torch.zeros(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
+    rows, columns = (torch.arange(side, device=boxes.device) for side in shape)
+    left, top, right, bottom = boxes[..., None].unbind(1)  # (k, 1) each
+    inside_rows = (rows >= top.floor()) & (rows < bottom.ceil())  # (k, H)
+    inside_columns = (columns >= left.floor()) & (columns < right.ceil())  # (k, W)
+    together = max(1, PIXELS_AT_ONCE // max(1, height * width))
+    for begin in range(0, len(boxes), together):
+        some = slice(begin, min(begin + together, len(boxes)))
+        pixels = F.interpolate(probabilities(some)[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]
+        set_ = pixels[:, :height, :width] >= threshold
+        masks[some] = set_ & inside_rows[some, :, None] & inside_columns[some, None]
+    return masks
 
 
 def _unit(pixel: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -18,11 +18,12 @@ from torchvision.models._utils import IntermediateLayerGetter
 from ..geometry.numbers import require_count
 from .carafe import CarafeFPN
 from .deformable import deform_bottlenecks, is_of_offsets
-from .pyramids import FPN, P2_TO_P6, Pyramid, xavier_fpn
+from .pyramids import FPN, P2_TO_P6, Pyramid, bilinear_fpn, xavier_fpn
 from .weights import load_weights
 
-FPNS: dict[str, FPN] = {"nearest": xavier_fpn, "carafe": CarafeFPN}
+FPNS: dict[str, FPN] = {"nearest": xavier_fpn, "bilinear": bilinear_fpn, "carafe": CarafeFPN}
 FINEST_STAGE = 2  # the first stage of a backbone has a stride of 2^2 pixels
+COARSEST_STRIDE = 32  # pixels, of the last stage
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class BackboneSettings:
         fpn_channels: channels of every level of the pyramid.
         deformable: makes the 3 x 3 convolutions of the bottlenecks of stages 2 to 4 (c3 to c5) deformable (DCNv2), as
             the paper's best models have them. See `rst.detectors.features.deformable.DeformableConv2d`.
-        fpn_upsampling: how a level takes in the next coarser one: "nearest", the usual FPN, or "carafe", which predicts
-            the kernels of the upsampling. With it the levels beyond P5 are upsampled too, see `CarafeFPN`.
+        fpn_upsampling: how a level takes in the next coarser one: "nearest", the usual FPN; "bilinear", as in YOLACT;
+            or "carafe", which predicts the kernels of the upsampling. With it the levels beyond P5 are upsampled too,
+            see `CarafeFPN`.
     """
 
     name: str = "resnet50"
@@ -46,7 +48,7 @@ class BackboneSettings:
     frozen_stages: int = 1
     fpn_channels: int = 256
     deformable: bool = False
-    fpn_upsampling: Literal["nearest", "carafe"] = "nearest"
+    fpn_upsampling: Literal["nearest", "bilinear", "carafe"] = "nearest"
 
     def __post_init__(self) -> None:
         require_count("backbone.fpn_channels", self.fpn_channels)
@@ -106,7 +108,8 @@ class PyramidBackbone(nn.Module):
         frozen_stages: 1 freezes the stem and stage 1 (the recipe), 0 the stem, -1 nothing.
         pyramid: the levels.
         fpn: makes the module that turns the stages into levels.
-        train_batch_norm: False keeps every batch norm in evaluation mode, also in training.
+        train_batch_norm: False keeps every batch norm in evaluation mode, also in training; True does so only for an
+            image so small that the last stage has one cell, whose values alone cannot be normalised.
     """
 
     def __init__(
@@ -134,13 +137,21 @@ class PyramidBackbone(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d) and not self.train_batch_norm:
-                module.eval()
+        self._set_batch_norm(mode and self.train_batch_norm)
         return self
+
+    def _set_batch_norm(self, mode: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train(mode)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """The levels by name, each (n, F, ceil(h / stride), ceil(w / stride)), of images (n, 3, h, w)."""
+        if self.training and self.train_batch_norm and x.shape[0] == 1 and max(x.shape[-2:]) <= COARSEST_STRIDE:
+            self._set_batch_norm(False)
+            levels = self.fpn(self.body(x))
+            self._set_batch_norm(True)
+            return levels
         return self.fpn(self.body(x))
 
 

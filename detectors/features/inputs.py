@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..geometry.layout import padded_sizes
+from ..geometry.layout import PADDING, padded_sizes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,13 +27,18 @@ class Batch(NamedTuple):
 
 
 class NormalizeAndPad(nn.Module):
-    """Normalises by ImageNet's mean and deviation, then pads to multiples of `PADDING`. It does not resize."""
+    """Normalises by ImageNet's mean and deviation, then pads. It does not resize.
+
+    Args:
+        divisible: the sides of a batch are multiples of this, pixels; 1 pads to the largest image alone.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, divisible: int = PADDING) -> None:
         super().__init__()
+        self.divisible = divisible
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None], persistent=False)
 
@@ -46,10 +51,9 @@ class NormalizeAndPad(nn.Module):
             place[:, : image.shape[-2], : image.shape[-1]].copy_(image)
         return Batch(pixels, image_sizes(images), padded_size)
 
-    @staticmethod
-    def padded_size(images: Sequence[Tensor]) -> tuple[int, int]:
+    def padded_size(self, images: Sequence[Tensor]) -> tuple[int, int]:
         """Height and width of the batch of these images, pixels."""
-        height, width = (max(sides) for sides in zip(*padded_sizes(image_sizes(images)), strict=True))
+        height, width = (max(sides) for sides in zip(*padded_sizes(image_sizes(images), self.divisible), strict=True))
         return height, width
 
     def restored(self, batch: Batch) -> Tensor:

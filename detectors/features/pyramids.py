@@ -3,6 +3,7 @@
 n  images    F  channels of a level    H, W  cells of a level
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,14 @@ class StridedLevels(LastLevelP6P7):
         return [*p, sixth, self.p7(sixth)], [*names, "p6", "p7"]
 
 
+class LastStageLevels(StridedLevels):
+    """P6 and P7 as above, but P6 from the last stage of the backbone, C5."""
+
+    def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        sixth = self.p6(c[-1])
+        return [*p, sixth, self.p7(sixth)], [*names, "p6", "p7"]
+
+
 @dataclass(frozen=True)
 class Pyramid:
     """Which levels a detector looks at, and how those beyond the backbone's P5 are made."""
@@ -33,6 +42,11 @@ class Pyramid:
     finest: int  # 2 for P2
     coarsest: int
     beyond: Callable[[int], ExtraFPNBlock]  # makes the levels beyond P5, from the channels of a level
+    from_last_stage: bool = False  # P6 and P7 are strided as with `strided`, but P6 from C5 and not from P5
+
+    def levels_beyond(self, stage: int, channels: int) -> ExtraFPNBlock:
+        """What makes the levels beyond P5, from the channels of the last stage and those of a level."""
+        return LastStageLevels(stage, channels) if self.from_last_stage else self.beyond(channels)
 
     @property
     def levels(self) -> range:
@@ -67,6 +81,7 @@ def strided(channels: int) -> ExtraFPNBlock:
 
 P2_TO_P6 = Pyramid(2, 6, subsampled)
 P3_TO_P7 = Pyramid(3, 7, strided)
+P3_TO_P7_FROM_C5 = Pyramid(3, 7, strided, from_last_stage=True)
 
 
 # (channels of each stage, channels of a level, the levels) -> the module that turns stages into levels
@@ -79,7 +94,38 @@ def xavier_fpn(
     pyramid: Pyramid,
 ) -> nn.Module:
     """torchvision's FPN; all convolutions start Xavier-uniform. Another FPN is a function with the same arguments."""
-    fpn = FeaturePyramidNetwork(in_channels, out_channels, pyramid.beyond(out_channels))
+    return _xavier(
+        FeaturePyramidNetwork(in_channels, out_channels, pyramid.levels_beyond(in_channels[-1], out_channels))
+    )
+
+
+def bilinear_fpn(
+    in_channels: list[int],  # of each stage of the backbone, finest first
+    out_channels: int,
+    pyramid: Pyramid,
+) -> nn.Module:
+    """The same, but a level is upsampled bilinearly into the next finer one (YOLACT)."""
+    return _xavier(BilinearFPN(in_channels, out_channels, pyramid.levels_beyond(in_channels[-1], out_channels)))
+
+
+class BilinearFPN(FeaturePyramidNetwork):
+    """torchvision's, with bilinear upsampling."""
+
+    def forward(self, x: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
+        names, stages = list(x), list(x.values())
+        inner = self.get_result_from_inner_blocks(stages[-1], -1)
+        levels = [self.get_result_from_layer_blocks(inner, -1)]
+        for place in range(len(stages) - 2, -1, -1):
+            lateral = self.get_result_from_inner_blocks(stages[place], place)
+            inner = lateral + F.interpolate(inner, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+            levels.insert(0, self.get_result_from_layer_blocks(inner, place))
+        if self.extra_blocks is not None:
+            levels, names = self.extra_blocks(levels, stages, names)
+        return OrderedDict(zip(names, levels, strict=True))
+
+
+def _xavier(fpn: nn.Module) -> nn.Module:
+    """The same module; weights of convolutions start Xavier-uniform."""
     for module in fpn.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.xavier_uniform_(module.weight)

@@ -23,6 +23,7 @@ OTHER_NAMES = {
     "schedule.warmup_factor": "warmup_ratio warmup_start_factor",
     "schedule.milestones": "lr_steps lr_step lr_drop drop_epochs decay_epochs step",
     "schedule.gamma": "lr_gamma lr_factor decay_factor",
+    "schedule.cosine_epochs": "cosine cosine_annealing t_max",
     "trainer.max_epochs": "epochs epoch num_epochs n_epochs nepochs max_epoch total_epochs",
     "trainer.max_steps": "steps iterations iters max_iter max_iters max_iterations num_steps total_steps",
     "trainer.devices": "gpus gpu num_gpus n_gpus ngpus gpu_ids gpu_id device num_devices nproc_per_node",

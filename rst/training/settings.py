@@ -42,19 +42,22 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """Linear warm-up counted in iterations, then steps down at milestones counted in epochs.
+    """Linear warm-up counted in iterations, then steps down at milestones counted in epochs, or half a cosine.
 
     Args:
         warmup_iterations: optimiser steps until the learning rate reaches optimizer.lr.
         warmup_factor: share of optimizer.lr at the first step.
         milestones: epochs after which the learning rate is multiplied by gamma; 8 means: from the ninth epoch on.
         gamma: factor at each milestone.
+        cosine_epochs: instead of milestones (which are then []) follow half a cosine, which would reach 0 after this
+            many epochs, usually all of trainer.max_epochs; the rate changes at the beginning of each epoch. null: none.
     """
 
     warmup_iterations: int = 500
     warmup_factor: float = 0.001
     milestones: list[float] = field(default_factory=lambda: [8, 11])
     gamma: float = 0.1
+    cosine_epochs: float | None = None
 
     def __post_init__(self) -> None:
         if self.warmup_iterations < 0:
@@ -66,10 +69,20 @@ class ScheduleSettings:
             raise ConfigError(f"schedule.milestones must be epochs from 0, got {list(self.milestones)}")
         if sorted(self.milestones) != list(self.milestones):
             raise ConfigError(f"schedule.milestones must ascend, got {list(self.milestones)}")
+        if self.cosine_epochs is not None:
+            if not 0 < self.cosine_epochs < math.inf:
+                raise ConfigError(f"schedule.cosine_epochs must be a number above 0, got {self.cosine_epochs}")
+            if self.milestones:
+                raise ConfigError(
+                    f"schedule.milestones must be [] beside schedule.cosine_epochs, got {list(self.milestones)}"
+                )
 
     def factor(self, step: int, epoch: float) -> float:
         """Share of optimizer.lr at optimiser step `step` (from 0), `epoch` epochs (a real number) into the training."""
         decay = self.gamma ** sum(epoch >= milestone for milestone in self.milestones)
+        if self.cosine_epochs is not None:
+            done = min(math.floor(epoch) / self.cosine_epochs, 1.0)
+            decay = 0.5 * (1 + math.cos(math.pi * done))
         if step >= self.warmup_iterations:
             return decay
         return decay * (self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup_iterations)

@@ -14,11 +14,13 @@ from rst.detectors import (
     Detector,
     MaskSettings,
     ProposalSettings,
+    PrototypeSettings,
     atss,
     cascade_rcnn,
     faster_rcnn,
     mask_rcnn,
     paa,
+    yolact,
 )
 
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
@@ -32,6 +34,7 @@ class Family:
     losses: list[dict[str, Any]]
     small: dict[str, Any]  # arguments that make it small
     overfit: dict[str, Any] = field(default_factory=dict)  # and further ones that let it learn two images fast
+    quiet: str = "backbone.body"  # the part whose layers one step may leave without a gradient
 
 
 BACKBONE = BackboneSettings("mobilenet_v2", fpn_channels=16)
@@ -64,6 +67,13 @@ DETECTORS: dict[str, Family] = {
         SMALL | {"backbone": BackboneSettings("mobilenet_v2", fpn_channels=16, fpn_upsampling="carafe")},
         TO_OVERFIT,
     ),
+    "yolact": Family(
+        yolact,
+        [{"loss": "rank_sort"}, {"loss": "cross_entropy"}],
+        {"head_channels": 32, "masks": PrototypeSettings(8, 16), "detections": DetectionSettings(0.005)},
+        {"detections": DetectionSettings(0.0)},
+        quiet="backbone",  # far negatives have none, in a ranking as without hard ones; on a coarse level all are far
+    ),
     "mask_rcnn": Family(mask_rcnn, TWO_STAGES[:2], SMALL | {"masks": MASKS}, TO_OVERFIT),
     "mask scoring R-CNN": Family(
         mask_rcnn, TWO_STAGES[1:2], SMALL | {"masks": replace(MASKS, scoring=True)}, TO_OVERFIT
@@ -83,6 +93,11 @@ class Case:
     def __str__(self) -> str:
         words = [f"{key}={value}" if key != "loss" else str(value) for key, value in self.options.items()]
         return " ".join([self.detector, *words])
+
+    @property
+    def quiet(self) -> str:
+        """The part whose layers one step may leave without a gradient."""
+        return DETECTORS[self.detector].quiet
 
     @property
     def ranks(self) -> bool:

@@ -34,6 +34,19 @@ def test_no_warm_up_starts_at_the_full_rate():
     assert ScheduleSettings(warmup_iterations=0, milestones=[]).factor(0, 0.0) == 1.0
 
 
+def test_half_a_cosine_falls_from_epoch_to_epoch():
+    """RS-YOLACT's (section 6.2.2): half of the rate in the middle of 55 epochs, next to nothing in the last."""
+    schedule = ScheduleSettings(warmup_iterations=10, warmup_factor=0.1, milestones=[], cosine_epochs=55)
+    assert schedule.factor(0, 0.0) == pytest.approx(0.1)
+    assert [schedule.factor(99, epoch) for epoch in (0.0, 0.99)] == [1.0, 1.0]
+    assert schedule.factor(99, 1.0) == schedule.factor(99, 1.9) == pytest.approx(0.999184, abs=1e-6)
+    assert (schedule.factor(99, 27) + schedule.factor(99, 28)) / 2 == pytest.approx(0.5)
+    assert schedule.factor(99, 54.5) == pytest.approx(0.000816, abs=1e-6)
+    assert schedule.factor(99, 55.0) == schedule.factor(99, 80.0) == 0.0
+    with pytest.raises(ConfigError, match=r"milestones must be \[\] beside schedule.cosine_epochs, got \[8, 11\]"):
+        ScheduleSettings(cosine_epochs=12)
+
+
 def test_scheduler_follows_the_factor_step_by_step():
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.5)
@@ -57,6 +70,7 @@ def test_the_schedule_can_start_before_the_length_of_an_epoch_is_known():
     ("settings", "named"),
     [
         ({"milestones": [11, 8]}, r"schedule\.milestones.*\[11, 8\]"),
+        ({"milestones": [], "cosine_epochs": 0}, "cosine_epochs.*0"),
         ({"warmup_iterations": -1}, "warmup_iterations.*-1"),
     ],
 )
