@@ -134,9 +134,14 @@ class Detector(nn.Module, ABC):
         """
         images = self._checked(images)
         truth = self._ground_truth(targets, images)
-        sizes, padded_size = image_sizes(images), self.transform.padded_size(images)
         solid = [has_area(target["boxes"]) for target in targets]
         as_given = torch.cat([of_image.nonzero().squeeze(1) for of_image in solid])
+        found = self.find_positives(images, truth)
+        return {name: of_head._replace(truth=as_given[of_head.truth]) for name, of_head in found.items()}
+
+    def find_positives(self, images: Sequence[Tensor], truth: GroundTruth) -> dict[str, Positives]:
+        """As `positives`, of images that are checked; objects count through the batch."""
+        sizes, padded_size = image_sizes(images), self.transform.padded_size(images)
         pyramid, found = self.backbone.pyramid, {}
         for name, head in self.anchor_heads().items():
             predictions = None
@@ -146,7 +151,7 @@ class Detector(nn.Module, ABC):
             match = head.assigner(scene, predictions)
             image, anchor = (match >= 0).nonzero(as_tuple=True)
             level = scene.layout.level_of(anchor) + pyramid.finest
-            found[name] = Positives(image, scene.anchors[anchor], as_given[match[image, anchor]], level)
+            found[name] = Positives(image, scene.anchors[anchor], match[image, anchor], level)
         return found
 
     @torch.no_grad()

@@ -12,6 +12,8 @@ from rst.detectors import (
     BackboneSettings,
     DetectionSettings,
     Detector,
+    GridSettings,
+    MaskDetectionSettings,
     MaskSettings,
     ProposalSettings,
     atss,
@@ -19,6 +21,7 @@ from rst.detectors import (
     faster_rcnn,
     mask_rcnn,
     paa,
+    solov2,
 )
 
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
@@ -41,6 +44,16 @@ SMALL: dict[str, Any] = {"head_channels": 32, "proposals": ProposalSettings(100,
 # Small images have few anchors inside, and random weights few boxes of a high IoU.
 CASCADE: dict[str, Any] = {"stages": (0.4, 0.45, 0.5), "crossing_anchors": True}
 TO_OVERFIT: dict[str, Any] = {"head_channels": 64, "anchor_scale": 6, "proposals": ProposalSettings(128, 64, 128, 64)}
+# Random weights make masks of no confidence, and many scores that are almost equal; a deep network, equal features.
+GRIDS: dict[str, Any] = {
+    "backbone": BackboneSettings("resnet18", fpn_channels=16),
+    "grids": GridSettings((12, 10, 8, 6, 4), ((1, 32), (16, 48), (32, 96), (64, 192), (128, 384))),
+    "detections": MaskDetectionSettings(0.0, least_cells=(0,) * 5, update_threshold=0.0, limit=10),
+    "head_channels": 64,
+    "head_convolutions": 1,
+    "mask_channels": 64,
+    "kernel_channels": 64,
+}
 DETECTORS: dict[str, Family] = {
     "faster_rcnn": Family(faster_rcnn, TWO_STAGES, SMALL, TO_OVERFIT),
     "atss": Family(
@@ -76,6 +89,7 @@ DETECTORS: dict[str, Family] = {
     ),
     "cascade_rcnn": Family(cascade_rcnn, TWO_STAGES[:2], SMALL | CASCADE, TO_OVERFIT),
     "cascade_rcnn with masks": Family(cascade_rcnn, TWO_STAGES[:1], SMALL | CASCADE | {"masks": MASKS}, TO_OVERFIT),
+    "solov2": Family(solov2, [{"loss": "rank_sort"}, {"loss": "focal"}], GRIDS),
 }
 
 
