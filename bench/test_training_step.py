@@ -1,7 +1,8 @@
 """Training steps with ranking losses beside their baselines: the same detector with another loss.
 
-RS Faster, Mask and Cascade R-CNN beside sampled cross-entropy, RS-ATSS and RS-PAA beside focal loss. All but the last
-are also measured with the published per-positive loop instead of `rank_sort`; of PAA the share of its assignment is.
+RS Faster, Mask and Cascade R-CNN beside sampled cross-entropy, RS-ATSS and RS-PAA beside focal loss, RS-SOLOv2 beside
+focal and Dice. All but the last two are also measured with the published per-positive loop instead of `rank_sort`; of
+PAA the share of its assignment is.
 """
 
 from collections.abc import Callable
@@ -82,6 +83,12 @@ DETECTORS = {
         contenders={"RS-PAA": Contender(RANKING), "focal loss, the same anchors": Contender(SAME_ANCHORS)},
         baseline="focal loss, the same anchors",
     ),
+    "solov2": Detector(
+        detectors.solov2,
+        ranking_losses=1,
+        contenders={"RS-SOLOv2": Contender(RANKING), "focal and Dice": Contender({"loss": "focal"})},
+        baseline="focal and Dice",
+    ),
 }
 
 
@@ -104,7 +111,9 @@ GROUPS = {
     "proposals": detectors.ProposalSettings,
     "detections": detectors.DetectionSettings,
     "masks": detectors.MaskSettings,
+    "grids": detectors.GridSettings,
 }
+GROUPS_OF = {"solov2": GROUPS | {"detections": detectors.MaskDetectionSettings}}  # where they are others
 
 
 def _demo(detector: str) -> Setting:
@@ -112,7 +121,8 @@ def _demo(detector: str) -> Setting:
     assert config["model"]["class_path"] == f"rst.detectors.{detector}"
     side = config["data"]["short_sides"][0]
     arguments = config["model"]["init_args"]
-    arguments |= {name: kind(**arguments[name]) for name, kind in GROUPS.items() if name in arguments}
+    groups = GROUPS_OF.get(detector, GROUPS)
+    arguments |= {name: kind(**arguments[name]) for name, kind in groups.items() if name in arguments}
     arguments["backbone"] = replace(arguments["backbone"], weights=None)
     return Setting(detector, arguments, config["data"]["images_per_batch"], side, side, boxes=8, gpu_only=False)
 
@@ -132,6 +142,8 @@ SETTINGS = {
     "ATSS, demo: MobileNetV2, 4 images of 288 x 288": _demo("atss"),
     "ATSS, R50-FPN, 4 images of 1333 x 800": _r50("atss"),
     "ATSS, R50-FPN, 4 images of 1333 x 800, bfloat16 autocast": _r50("atss", autocast=True),
+    "SOLOv2, demo: MobileNetV2, 4 images of 120 x 120": _demo("solov2"),
+    "SOLOv2, R50-FPN, 4 images of 1333 x 800": _r50("solov2"),
     "PAA, demo: MobileNetV2, 4 images of 288 x 288": _demo("paa"),
     "PAA, R50-FPN, 4 images of 1333 x 800 with 80 objects each": _r50("paa", boxes=80),
 }

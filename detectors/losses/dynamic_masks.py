@@ -1,6 +1,6 @@
 """SOLOv2's masks as a task: each positive has a kernel, whose product with the features of its image is its mask.
 
-    P  positives of the batch    n  images    G  objects of an image    E  channels of a kernel    h, w  cells of a mask
+P  positives of the batch    n  images    G  objects of an image    E  channels of a kernel    h, w  cells of a mask
 """
 
 from collections.abc import Sequence

@@ -208,7 +208,9 @@ def test_positives_are_those_of_the_step(case: Case, batch: Batch):
         assert set(names) <= set(model.backbone.pyramid.names)
         own = torch.stack([targets[i]["boxes"][t] for i, t in zip(image.tolist(), truth.tolist(), strict=True)])
         if head in model.anchor_heads():
-            assert box_iou(boxes, own).diagonal().min() > 0.1, "an object is numbered as in its target, degenerate or not"
+            assert box_iou(boxes, own).diagonal().min() > 0.1, (
+                "an object is numbered as in its target, degenerate or not"
+            )
         else:  # a cell is smaller than its object
             middle = 0.5 * (boxes[:, :2] + boxes[:, 2:])
             assert ((middle > own[:, :2]) & (middle < own[:, 2:])).all()

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 from detector_cases import Batch, Case, bright_rectangles, random_images, step, target, with_masks
+from largest import Largest
 from spies import record
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_iou
 
 from rst.detectors import MaskSettings, ProposalSettings, TwoStageDetector, mask_rcnn
@@ -112,19 +112,6 @@ def test_an_objects_best_roi_of_half_an_iou_is_its_own(batch: Batch):
         .box_heads[0]
         .matcher.allow_low_quality_matches
     )
-
-
-class Largest(TorchDispatchMode):
-    """The most numbers that any operator returned in one tensor."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for value in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(value, Tensor):
-                self.numbers = max(self.numbers, value.numel())
-        return result
 
 
 def test_1203_classes_cost_one_mask_a_roi(batch: Batch):

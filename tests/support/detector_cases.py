@@ -44,11 +44,10 @@ SMALL: dict[str, Any] = {"head_channels": 32, "proposals": ProposalSettings(100,
 # Small images have few anchors inside, and random weights few boxes of a high IoU.
 CASCADE: dict[str, Any] = {"stages": (0.4, 0.45, 0.5), "crossing_anchors": True}
 TO_OVERFIT: dict[str, Any] = {"head_channels": 64, "anchor_scale": 6, "proposals": ProposalSettings(128, 64, 128, 64)}
-# Random weights make masks of no confidence, and many scores that are almost equal; a deep network, equal features.
+# Random weights make masks of no confidence, and scores that are almost equal beyond the best.
 GRIDS: dict[str, Any] = {
-    "backbone": BackboneSettings("resnet18", fpn_channels=16),
     "grids": GridSettings((12, 10, 8, 6, 4), ((1, 32), (16, 48), (32, 96), (64, 192), (128, 384))),
-    "detections": MaskDetectionSettings(0.0, least_cells=(0,) * 5, update_threshold=0.0, limit=10),
+    "detections": MaskDetectionSettings(0.0, least_cells=(0,) * 5, update_threshold=0.0, limit=3),
     "head_channels": 64,
     "head_convolutions": 1,
     "mask_channels": 64,
