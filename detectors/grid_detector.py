@@ -1,7 +1,7 @@
 """A detector of masks without boxes: each cell of a grid has classes and the kernel of a mask.
 
-n  images    S  cells along a side of a grid    N  cells of an image, all levels    C  classes    E  channels of a kernel
-P  positives of the batch
+n  images    S  cells along a side of a grid    N  cells of an image, all levels    C  classes
+E  channels of a kernel    P  positives of the batch
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ from .geometry.ground_truth import GroundTruth
 from .geometry.layout import MapLayout
 from .geometry.mask_shapes import coarse_masks
 from .heads.dynamic_masks import GridHead, GridOutputs, MaskFeatures
+from .losses.classifiers import Sigmoid
 from .losses.contract import Classification, DetectionLoss, HeadLosses, HeadOutputs
 from .losses.dynamic_masks import DynamicMasks
 from .losses.score_scaling import ScoreScaling
@@ -42,6 +43,9 @@ class GridDetector(Detector):
         num_classes: C.
         detections: which ones are returned.
         score_scaling: of all logits before they become scores, for a loss that ranks; None: there is none.
+
+    Raises:
+        ValueError: for a loss that needs a background: the head has none.
     """
 
     heads: Mapping[str, str] = {"grid": "grid head"}
@@ -60,6 +64,8 @@ class GridDetector(Detector):
         score_scaling: ScoreScaling | None = None,
     ) -> None:
         super().__init__(backbone, num_classes)
+        if not isinstance(loss.classifier, Sigmoid):
+            raise ValueError(f"loss={type(loss).__name__} needs a background; a grid head scores each class by itself")
         self.head = head
         self.mask_features = mask_features
         self.assigner = assigner
@@ -70,7 +76,8 @@ class GridDetector(Detector):
     def predict(self, features: Mapping[str, Tensor]) -> GridOutputs:
         """The outputs of the heads."""
         maps = list(features.values())
-        return GridOutputs(*self.head(maps), self.mask_features(maps))
+        logits, kernels = self.head(maps)
+        return GridOutputs(logits, kernels, self.mask_features(maps))
 
     def losses(self, features: Mapping[str, Tensor], batch: Batch, truth: GroundTruth) -> dict[str, HeadLosses]:
         outputs = self.outputs(self.predict(features), self.assigner(truth, batch.padded_size), truth)

@@ -1,6 +1,7 @@
 """SOLOv2's assignment: cells of square grids over the image, those in the middle of an object are its positives.
 
-    n  images    L  levels    S  cells along a side of a grid    N  cells of an image, all levels    G  objects of an image
+    n  images    L  levels    S  cells along a side of a grid    N  cells of an image, all levels
+    G  objects of an image
 
 A cell has one label and one mask: where the centres of objects overlap, the first object of the image has it, as in the
 Rank & Sort paper's code (SOLOv2 itself gives the cell all masks, and the class of the last). The number of a cell

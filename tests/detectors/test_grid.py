@@ -1,4 +1,4 @@
-"""SOLOv2's assignment against a plain restatement, cell by cell; first object, ranges, centres, empty masks, padding."""
+"""SOLOv2's assignment against a plain restatement, cell by cell; first object, ranges, centres, empty masks."""
 
 import math
 from typing import Any

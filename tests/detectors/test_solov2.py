@@ -112,7 +112,7 @@ def one_pixel_each(batch: Batch) -> Batch:
 @pytest.mark.parametrize("loss", ["rank_sort", "focal"])
 @pytest.mark.parametrize("precision", [None, torch.bfloat16, torch.float16], ids=str)
 def test_batches_that_crash_the_published_code(loss: str, precision: torch.dtype | None, batch: Batch):
-    """Every mask empty, masks of one pixel, no object, objects that no level has: it trains on, also in half precision."""
+    """Every mask empty, masks of one pixel, an image of one, no object: it trains on, also in half precision."""
     model = build(loss)
     pixel = random_images((1, 1)), with_masks(random_images((1, 1)), [target([0.0, 0, 1, 1])], round=False)
     batches = [empty_masks(batch), one_pixel_each(batch), pixel, (random_images((40, 64)), [target()])]
