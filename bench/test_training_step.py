@@ -142,7 +142,7 @@ SETTINGS = {
     "ATSS, demo: MobileNetV2, 4 images of 288 x 288": _demo("atss"),
     "ATSS, R50-FPN, 4 images of 1333 x 800": _r50("atss"),
     "ATSS, R50-FPN, 4 images of 1333 x 800, bfloat16 autocast": _r50("atss", autocast=True),
-    "SOLOv2, demo: MobileNetV2, 4 images of 120 x 120": _demo("solov2"),
+    "SOLOv2, demo: MobileNetV2, 4 images of 160 x 160": _demo("solov2"),
     "SOLOv2, R50-FPN, 4 images of 1333 x 800": _r50("solov2"),
     "PAA, demo: MobileNetV2, 4 images of 288 x 288": _demo("paa"),
     "PAA, R50-FPN, 4 images of 1333 x 800 with 80 objects each": _r50("paa", boxes=80),

@@ -78,7 +78,8 @@ class Detector(nn.Module, ABC):
             In training a dict of float32 scalars whose sum is the objective: "loss_HEAD_TERM", or "loss_TERM" where the
             detector has one head. In evaluation per image a dict: "boxes" (k, 4) float32 XYXY pixels, "labels" (k,)
             int64, "scores" (k,) float32 in [0, 1], by descending score, and, for a detector of masks, "masks" (k, H, W)
-            bool; "mask_scores" (k,) float32 in [0, 1] where a mask has another score than its box.
+            bool; "mask_scores" (k,) float32 in [0, 1] where a mask has another score than its box. A detector of masks
+            alone gives the boxes around them.
 
             `statistics` then holds detached float64 scalars, which are no part of the objective; NaN: no value in that
             step. For each head:

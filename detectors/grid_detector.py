@@ -42,6 +42,7 @@ class GridDetector(Detector):
         loss: of the outputs; its classifier must be a sigmoid.
         num_classes: C.
         detections: which ones are returned.
+        soft_masks: whether the masks to learn have shares of cells, see `coarse_masks`.
         score_scaling: of all logits before they become scores, for a loss that ranks; None: there is none.
 
     Raises:
@@ -61,6 +62,7 @@ class GridDetector(Detector):
         loss: DetectionLoss,
         num_classes: int,
         detections: MaskDetectionSettings,
+        soft_masks: bool = True,
         score_scaling: ScoreScaling | None = None,
     ) -> None:
         super().__init__(backbone, num_classes)
@@ -71,6 +73,7 @@ class GridDetector(Detector):
         self.assigner = assigner
         self.loss = loss
         self.detections = detections
+        self.soft_masks = soft_masks
         self.score_scaling = score_scaling
 
     def predict(self, features: Mapping[str, Tensor]) -> GridOutputs:
@@ -103,7 +106,7 @@ class GridDetector(Detector):
             kernels=gather_levels(predicted.kernels, layout.place(image, cell, predicted.features.shape[1])),
             features=predicted.features,
             counts=image.bincount(minlength=len(of_images)).tolist(),
-            truths=[coarse_masks(of_image) for of_image in truth.masks],
+            truths=[coarse_masks(of_image, self.soft_masks) for of_image in truth.masks],
             objects=matched - torch.tensor(before, dtype=torch.int64, device=image.device)[image],
         )
         classification = Classification(

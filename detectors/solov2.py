@@ -23,6 +23,7 @@ def solov2(
     score_weighting: bool | None = None,
     task_balance: TaskBalance | None = None,
     score_scaling: bool | None = None,
+    soft_masks: bool = True,
     grids: GridSettings = GridSettings(),
     head_channels: int = 512,
     head_convolutions: int = 4,
@@ -49,6 +50,8 @@ def solov2(
         task_balance: the factor of the mask loss: "value", "magnitude" or a number, see `Localisation`.
         score_scaling: False leaves the scores where a ranking leaves them, as published; by default a running logistic
             scaling makes them guesses of the Dice coefficient (`ScoreScaling`). Of "rank_sort".
+        soft_masks: masks are learnt at a quarter of the resolution: with the share of a cell that the object covers, so
+            that borders between cells can be found, or (False) rounded to 0 or 1, as published.
         grids: cells of each level, and which objects are whose.
         head_channels: channels of the grid head's towers, a multiple of 32 from 64 on.
         head_convolutions: convolutions of a tower.
@@ -77,5 +80,6 @@ def solov2(
         loss=chosen,
         num_classes=num_classes,
         detections=detections,
+        soft_masks=soft_masks,
         score_scaling=ScoreScaling() if loss == "rank_sort" and score_scaling is not False else None,
     )

@@ -32,8 +32,8 @@ class GridSettings:
             3 x 3 of them.
     """
 
-    cells: tuple[int, ...] = (40, 36, 24, 16, 12)
-    scale_ranges: tuple[tuple[float, float], ...] = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
+    cells: Sequence[int] = (40, 36, 24, 16, 12)
+    scale_ranges: Sequence[tuple[float, float]] = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
     centre: float = 0.2
 
     def __post_init__(self) -> None:

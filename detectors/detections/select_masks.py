@@ -4,7 +4,7 @@ N  cells of an image    C  classes    E  channels of a kernel    h, w  cells of 
 k  detections    H, W  pixels of the image
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +33,7 @@ class MaskDetectionSettings:
     """
 
     score_threshold: float = 0.1
-    least_cells: tuple[int, ...] = (8, 8, 16, 32, 32)
+    least_cells: Sequence[int] = (8, 8, 16, 32, 32)
     pre_nms: int = 500
     sigma: float = 2.0
     update_threshold: float = 0.05

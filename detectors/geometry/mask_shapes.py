@@ -7,33 +7,46 @@ import torch
 from torch import Tensor
 
 STRIDE = 4  # pixels of a cell of `coarse_masks`
+PIXELS_AT_ONCE = 2**23  # of masks whose centres are computed together: 32 MiB of float32
 
 
 def mass_centres(
     masks: Tensor,  # (G, H, W) bool or uint8
 ) -> Tensor:
     """The centres of mass, x and y, (G, 2) float64 pixels; NaN for an empty mask. A pixel weighs at its own centre."""
-    masks = masks.bool()
-    return torch.stack((_mean_place(masks.sum(1)), _mean_place(masks.sum(2))), dim=1)
+    of_columns, of_rows = [], []
+    for some in masks.split(max(1, PIXELS_AT_ONCE // (masks.shape[1] * masks.shape[2]))):
+        pixels = some.bool().float()  # on a CPU their sums take a third of the time of those of bool
+        of_columns.append(pixels.sum(1))
+        of_rows.append(pixels.sum(2))
+    return torch.stack((_mean_place(torch.cat(of_columns)), _mean_place(torch.cat(of_rows))), dim=1)
 
 
 def _mean_place(
-    weights: Tensor,  # (G, K) int64
+    weights: Tensor,  # (G, K) float32, whole numbers
 ) -> Tensor:
     """(G,) float64: the mean of 0.5, 1.5 and so on; NaN where all weights are 0."""
+    weights = weights.double()
     places = torch.arange(weights.shape[1], dtype=torch.float64, device=weights.device) + 0.5
     return (weights * places).sum(1) / weights.sum(1)
 
 
 def coarse_masks(
     masks: Tensor,  # (G, H, W) bool or uint8, H and W multiples of 4
+    soft: bool,
 ) -> Tensor:
-    """(G, H / 4, W / 4) bool: set where two of the middle four of 4 x 4 pixels are.
+    """The masks in cells of 4 x 4 pixels, (G, H / 4, W / 4): what part of a cell is covered, or whether it counts.
 
-    That is bilinear resizing without antialiasing, rounded, as in the published code. It may lose a mask of few pixels.
+    Args:
+        masks: of pixels.
+        soft: float32, the share of a cell's pixels. Otherwise bool, whether two of its middle four pixels are set: that
+            is bilinear resizing without antialiasing, rounded, as in the published code. It may lose a small mask, and
+            moves borders by up to two pixels.
     """
-    middle = [masks[:, row::STRIDE, column::STRIDE].bool() for row in (1, 2) for column in (1, 2)]
-    return torch.stack(middle).sum(0, dtype=torch.uint8) >= 2
+    places = range(STRIDE) if soft else (1, 2)
+    parts = [masks[:, row::STRIDE, column::STRIDE].bool() for row in places for column in places]
+    count = torch.stack(parts).sum(0, dtype=torch.uint8)
+    return count.float() / STRIDE**2 if soft else count >= 2
 
 
 def mask_boxes(

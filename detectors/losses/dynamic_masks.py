@@ -36,7 +36,7 @@ class DynamicMasks(Task):
     kernels: Tensor  # (P, E), image by image
     features: Tensor  # (n, E, h, w)
     counts: Sequence[int]  # n numbers: positives of each image
-    truths: Sequence[Tensor]  # per image (G, h, w) bool
+    truths: Sequence[Tensor]  # per image (G, h, w) bool, or float32 in [0, 1]
     objects: Tensor  # (P,) int64, the object of each positive in its image
 
     def __post_init__(self) -> None:

@@ -46,18 +46,19 @@ def outputs_of(model: GridDetector, batch: Batch) -> tuple[HeadOutputs, Any, Ten
     return given[0], predicted[0], matches[0], losses
 
 
-def dice_of(kernel: Tensor, features: Tensor, mask: Tensor) -> float:
-    """2 sum(p g) / (sum(p²) + 0.001 + sum(g²) + 0.001), cell by cell of the map of stride 4."""
+def dice_of(kernel: Tensor, features: Tensor, mask: Tensor, soft: bool) -> float:
+    """2 sum(p g) / (sum(p²) + 0.001 + sum(g²) + 0.001) on the map of stride 4."""
     p = torch.einsum("e,ehw->hw", kernel.double(), features.double()).sigmoid()
-    rows = torch.stack([mask.double()[1::4], mask.double()[2::4]]).mean(0)
-    truth = (torch.stack([rows[:, 1::4], rows[:, 2::4]]).mean(0) >= 0.5).double()
+    blocks = mask.double().unfold(0, 4, 4).unfold(1, 4, 4)  # (h, w, 4, 4)
+    truth = blocks.mean((2, 3)) if soft else (blocks[:, :, 1:3, 1:3].mean((2, 3)) >= 0.5).double()
     return float(2 * (p * truth).sum() / (p.square().sum() + 0.001 + truth.square().sum() + 0.001))
 
 
-def test_each_cell_has_the_dice_coefficient_of_its_own_mask():
+@pytest.mark.parametrize("soft", [True, False])
+def test_each_cell_has_the_dice_coefficient_of_its_own_mask(soft: bool):
     """The published code writes coefficients in the order of the objects to labels in the order of the cells."""
     batch = crowded()
-    model = build()
+    model = build(soft_masks=soft)
     torch.nn.init.normal_(model.head.kernels.weight, std=0.3)  # masks that differ from cell to cell
     outputs, predicted, match, _ = outputs_of(model, batch)
     labels = torch.cat([target["labels"] for target in batch[1]])
@@ -68,7 +69,7 @@ def test_each_cell_has_the_dice_coefficient_of_its_own_mask():
         level, (column, row) = int(levels[cell]), places[cell].tolist()
         owner = int(match[image, cell])
         kernel = predicted.kernels[level][image, :, row, column].detach()
-        expected.append(dice_of(kernel, predicted.features[image].detach(), masks[owner]))
+        expected.append(dice_of(kernel, predicted.features[image].detach(), masks[owner], soft))
         classes.append(predicted.logits[level][image, labels[owner], row, column].item())
         number_of_cell.append((level, image, cell))
         owners.append(owner)
@@ -96,8 +97,8 @@ def test_the_mask_loss_is_weighted_with_the_cells_own_scores_in_float64():
     features = masks.features.detach().double().requires_grad_()
     image = torch.repeat_interleave(torch.arange(2), torch.tensor(masks.counts))
     p = torch.einsum("pe,pehw->phw", kernels, features[image]).sigmoid()
-    truths = torch.stack([masks.truths[i][own] for i, own in zip(image.tolist(), masks.objects, strict=True)])
-    dice = 2 * (p * truths).sum((1, 2)) / (p.square().sum((1, 2)) + truths.sum((1, 2)) + 0.002)
+    truths = torch.stack([masks.truths[i][own] for i, own in zip(image.tolist(), masks.objects, strict=True)]).double()
+    dice = 2 * (p * truths).sum((1, 2)) / (p.square().sum((1, 2)) + truths.square().sum((1, 2)) + 0.002)
     mean = (weights * (1 - dice)).sum() / weights.sum()
     factor = (losses["loss_rank"] + losses["loss_sort"]).detach().double() / mean.detach()
     torch.testing.assert_close(losses["loss_mask"].double(), factor * mean, rtol=1e-5, atol=0)

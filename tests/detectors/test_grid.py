@@ -143,7 +143,9 @@ def test_masks_of_bytes_are_masks():
     assert truth.masks is not None
     as_bytes = GroundTruth(truth.boxes, truth.labels, [255 * mask.to(torch.uint8) for mask in truth.masks])
     assert torch.equal(GridAssigner(SETTINGS)(truth, SIZE), GridAssigner(SETTINGS)(as_bytes, SIZE))
-    assert torch.equal(coarse_masks(truth.masks[0]), coarse_masks(as_bytes.masks[0]))  # pyright: ignore
+    for soft in (True, False):
+        of_bytes = coarse_masks(255 * truth.masks[0].to(torch.uint8), soft)
+        assert torch.equal(of_bytes, coarse_masks(truth.masks[0], soft))
 
 
 def test_cells_divide_the_frame():
@@ -164,16 +166,20 @@ def test_centres_boxes_and_coarse_masks_by_hand():
     assert left > right
     assert top > bottom
     assert mask_boxes(masks[:0]).shape == (0, 4)
-    coarse = coarse_masks(masks)
+    coarse = coarse_masks(masks, soft=False)
     assert coarse.shape == (4, 2, 3)
-    assert coarse[0].tolist() == [[True, True, False], [False, False, False]], "3 and 2 of the middle four pixels"
+    assert coarse[0].tolist() == [[True, True, False], [False, False, False]], "2 and 2 of the middle four pixels"
     assert not coarse[1:].any()
+    shares = coarse_masks(masks, soft=True)
+    assert shares[0].tolist() == [[4 / 16, 4 / 16, 0], [0, 0, 0]]
+    assert shares[1].tolist() == [[0, 0, 0], [0, 0, 1 / 16]]
 
 
-def test_coarse_masks_are_bilinear_ones():
+def test_coarse_masks_are_means_or_rounded_bilinear_ones():
     masks = torch.rand(6, 32, 64, generator=torch.Generator().manual_seed(0)) < 0.5
     resized = torch.nn.functional.interpolate(masks[None].float(), scale_factor=0.25, mode="bilinear")[0]
-    assert torch.equal(coarse_masks(masks), resized >= 0.5)
+    assert torch.equal(coarse_masks(masks, soft=False), resized >= 0.5)
+    assert torch.equal(coarse_masks(masks, soft=True), torch.nn.functional.avg_pool2d(masks.float(), 4))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detector_cases import CASES, Batch, Case, objects_batch
+from detector_cases import CASES, Batch, Case, objects_batch, with_masks
 from torch import Tensor, nn
 
 SWITCHES: list[dict[str, Any]] = [
@@ -66,7 +66,7 @@ def batches() -> Iterator[Batch]:
     images, targets = objects_batch()
     yield images, targets
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    yield images, [nothing, nothing]
+    yield images, with_masks(images, [nothing, nothing])
 
 
 def run(case: Case) -> dict[str, np.ndarray]:
