@@ -96,7 +96,8 @@ class GridDetector(Detector):
     ) -> HeadOutputs:
         """Predictions beside their truths. Of the maps only the positives' places are read."""
         assert truth.masks is not None
-        image, cell = (match >= 0).nonzero(as_tuple=True)
+        positive = match >= 0
+        image, cell = positive.nonzero(as_tuple=True)
         matched = match[image, cell]  # (P,)
         layout = MapLayout.of(predicted.logits, 1)
         places = layout.place(image, cell, self.num_classes)  # (P, C)
@@ -105,7 +106,7 @@ class GridDetector(Detector):
         masks = DynamicMasks(
             kernels=gather_levels(predicted.kernels, layout.place(image, cell, predicted.features.shape[1])),
             features=predicted.features,
-            counts=image.bincount(minlength=len(of_images)).tolist(),
+            counts=positive.sum(1).tolist(),
             truths=[coarse_masks(of_image, self.soft_masks) for of_image in truth.masks],
             objects=matched - torch.tensor(before, dtype=torch.int64, device=image.device)[image],
         )

@@ -179,6 +179,22 @@ def worst_iou(model: GridDetector, image: Tensor, truth: dict[str, Tensor]) -> f
     return float((both.sum((1, 2)) / either.sum((1, 2))).min())
 
 
+def test_kernels_and_mask_features_know_their_place_and_classes_do_not():
+    """On features that are the same everywhere, away from the zeros around a map."""
+    model = build(grids=GridSettings((12, 12, 12, 12, 12), GRIDS["grids"].scale_ranges))
+    maps = [torch.full((2, 16, side, side), 0.5) for side in (32, 16, 8, 4, 2)]
+    logits, kernels = model.head(maps)
+    features = model.mask_features(maps)
+    assert features.shape == (2, 64, 32, 32)
+    for level, own in zip(logits, kernels, strict=True):
+        assert (level.shape, own.shape) == ((2, 3, 12, 12), (2, 64, 12, 12))
+        inside, placed = level[..., 3:-3, 3:-3].flatten(2), own[..., 3:-3, 3:-3].flatten(2)
+        assert inside.std(2).max() < 1e-5
+        assert placed.std(2).max() > 1e-3
+    assert features[..., 14:18, 14:18].flatten(2).std(2).max() > 1e-3
+    assert torch.equal(features[0], features[1])
+
+
 def test_light_and_full_are_arguments():
     def sizes(model: GridDetector) -> tuple[int, int, int, int]:
         return (
