@@ -1,8 +1,8 @@
 """Training steps with ranking losses beside their baselines: the same detector with another loss.
 
 RS Faster, Mask and Cascade R-CNN beside sampled cross-entropy, RS-ATSS and RS-PAA beside focal loss, RS-YOLACT beside
-cross-entropy of hard negatives. The first four are also measured with the published per-positive loop instead of
-`rank_sort`; of PAA the share of its assignment is.
+cross-entropy of hard negatives, RS-SOLOv2 beside focal and Dice. The first four are also measured with the published
+per-positive loop instead of `rank_sort`; of PAA the share of its assignment is.
 """
 
 import sys
@@ -91,6 +91,12 @@ DETECTORS = {
         contenders={"RS-YOLACT": Contender(RANKING), "YOLACT": Contender({"loss": "cross_entropy"})},
         baseline="YOLACT",
     ),
+    "solov2": Detector(
+        detectors.solov2,
+        ranking_losses=1,
+        contenders={"RS-SOLOv2": Contender(RANKING), "focal and Dice": Contender({"loss": "focal"})},
+        baseline="focal and Dice",
+    ),
 }
 
 
@@ -113,7 +119,11 @@ GROUPS = {
     "proposals": detectors.ProposalSettings,
     "detections": detectors.DetectionSettings,
     "masks": detectors.MaskSettings,
-    "prototypes": detectors.PrototypeSettings,  # the masks of YOLACT
+    "grids": detectors.GridSettings,
+}
+GROUPS_OF = {  # where they are others
+    "solov2": GROUPS | {"detections": detectors.MaskDetectionSettings},
+    "yolact": GROUPS | {"masks": detectors.PrototypeSettings},
 }
 
 
@@ -122,7 +132,7 @@ def _demo(detector: str) -> Setting:
     assert config["model"]["class_path"] == f"rst.detectors.{detector}"
     side = config["data"]["short_sides"][0]
     arguments = config["model"]["init_args"]
-    groups = GROUPS | {"masks": GROUPS["prototypes"]} if detector == "yolact" else GROUPS
+    groups = GROUPS_OF.get(detector, GROUPS)
     arguments |= {name: kind(**arguments[name]) for name, kind in groups.items() if name in arguments}
     arguments["backbone"] = replace(arguments["backbone"], weights=None)
     return Setting(detector, arguments, config["data"]["images_per_batch"], side, side, boxes=8, gpu_only=False)
@@ -143,6 +153,8 @@ SETTINGS = {
     "ATSS, demo: MobileNetV2, 4 images of 288 x 288": _demo("atss"),
     "ATSS, R50-FPN, 4 images of 1333 x 800": _r50("atss"),
     "ATSS, R50-FPN, 4 images of 1333 x 800, bfloat16 autocast": _r50("atss", autocast=True),
+    "SOLOv2, demo: MobileNetV2, 4 images of 160 x 160": _demo("solov2"),
+    "SOLOv2, R50-FPN, 4 images of 1333 x 800": _r50("solov2"),
     "PAA, demo: MobileNetV2, 4 images of 288 x 288": _demo("paa"),
     "PAA, R50-FPN, 4 images of 1333 x 800 with 80 objects each": _r50("paa", boxes=80),
     "YOLACT, demo: MobileNetV2, 4 images of 160 x 160": _demo("yolact"),

@@ -9,11 +9,13 @@ The first names below make a detector. The others are the parts to build one of 
 """
 
 from .assignment.anchors import AnchorGenerator
+from .assignment.grid import GridSettings
 from .assignment.scene import IGNORED, NEGATIVE, Assigner, Predictions, Scene
 from .atss import atss
 from .cascade_rcnn import cascade_rcnn
 from .dense_detector import DenseDetector
 from .detections.select import Detections, DetectionSettings, select_detections
+from .detections.select_masks import MaskDetectionSettings
 from .detector import AnchorHead, Detector, Positives
 from .faster_rcnn import faster_rcnn
 from .features.backbones import BackboneSettings, pyramid_backbone
@@ -21,6 +23,7 @@ from .features.inputs import Batch
 from .features.pyramids import P2_TO_P6, P3_TO_P7, Pyramid
 from .geometry.boxes import BoxCoder
 from .geometry.ground_truth import GroundTruth
+from .grid_detector import GridDetector
 from .heads.mask_head import MaskSettings
 from .heads.prototypes import PrototypeSettings
 from .heads.rpn import ProposalSettings
@@ -32,6 +35,7 @@ from .losses.tasks import Boxes, Masks, Task
 from .mask_rcnn import mask_rcnn
 from .paa import paa
 from .prototype_detector import PrototypeDetector
+from .solov2 import solov2
 from .two_stage_detector import TwoStageDetector
 from .yolact import yolact
 
@@ -53,10 +57,13 @@ __all__ = [
     "DetectionSettings",
     "Detections",
     "Detector",
+    "GridDetector",
+    "GridSettings",
     "GroundTruth",
     "HeadLosses",
     "HeadOutputs",
     "Localisation",
+    "MaskDetectionSettings",
     "MaskSettings",
     "Masks",
     "Positives",
@@ -78,5 +85,6 @@ __all__ = [
     "paa",
     "pyramid_backbone",
     "select_detections",
+    "solov2",
     "yolact",
 ]

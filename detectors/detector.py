@@ -78,7 +78,8 @@ class Detector(nn.Module, ABC):
             In training a dict of float32 scalars whose sum is the objective: "loss_HEAD_TERM", or "loss_TERM" where the
             detector has one head. In evaluation per image a dict: "boxes" (k, 4) float32 XYXY pixels, "labels" (k,)
             int64, "scores" (k,) float32 in [0, 1], by descending score, and, for a detector of masks, "masks" (k, H, W)
-            bool; "mask_scores" (k,) float32 in [0, 1] where a mask has another score than its box.
+            bool; "mask_scores" (k,) float32 in [0, 1] where a mask has another score than its box. A detector of masks
+            alone gives the boxes around them.
 
             `statistics` then holds detached float64 scalars, which are no part of the objective; NaN: no value in that
             step. For each head:
@@ -134,9 +135,14 @@ class Detector(nn.Module, ABC):
         """
         images = self._checked(images)
         truth = self._ground_truth(targets, images)
-        sizes, padded_size = image_sizes(images), self.transform.padded_size(images)
         solid = [has_area(target["boxes"]) for target in targets]
         as_given = torch.cat([of_image.nonzero().squeeze(1) for of_image in solid])
+        found = self.find_positives(images, truth)
+        return {name: of_head._replace(truth=as_given[of_head.truth]) for name, of_head in found.items()}
+
+    def find_positives(self, images: Sequence[Tensor], truth: GroundTruth) -> dict[str, Positives]:
+        """As `positives`, of images that are checked; objects count through the batch."""
+        sizes, padded_size = image_sizes(images), self.transform.padded_size(images)
         pyramid, found = self.backbone.pyramid, {}
         for name, head in self.anchor_heads().items():
             predictions = None
@@ -146,7 +152,7 @@ class Detector(nn.Module, ABC):
             match = head.assigner(scene, predictions)
             image, anchor = (match >= 0).nonzero(as_tuple=True)
             level = scene.layout.level_of(anchor) + pyramid.finest
-            found[name] = Positives(image, scene.anchors[anchor], as_given[match[image, anchor]], level)
+            found[name] = Positives(image, scene.anchors[anchor], match[image, anchor], level)
         return found
 
     @torch.no_grad()

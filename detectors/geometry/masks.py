@@ -19,14 +19,15 @@ PIXELS_AT_ONCE = 2**25  # of masks cut together: 128 MiB of float32
 def paired_dice(
     first: Tensor,  # (P, h, w) float32 in [0, 1]
     second: Tensor,  # (P, h, w) float32 in [0, 1]
+    floor: float = DICE_FLOOR,
 ) -> Tensor:
     """Dice coefficient of each first mask with its second: (P,) in [0, 1] (paper, section 5.1; Milletari et al., 2016).
 
-    2 sum(a b) / (sum(a²) + sum(b²) + 1e-5), the sums over the cells of a pair.
+    2 sum(a b) / (sum(a²) + sum(b²) + floor), the sums over the cells of a pair.
     """
     first, second = first.flatten(1), second.flatten(1)
     intersection = (first * second).sum(dim=1)
-    return 2 * intersection / (first.square().sum(dim=1) + second.square().sum(dim=1) + DICE_FLOOR)
+    return 2 * intersection / (first.square().sum(dim=1) + second.square().sum(dim=1) + floor)
 
 
 def combine_prototypes(

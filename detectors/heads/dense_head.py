@@ -29,6 +29,33 @@ class DenseOutputs(NamedTuple):
     auxiliary: list[Tensor] | None  # (n, A, H, W) logits
 
 
+def require_groups(name: str, channels: int) -> None:
+    """ValueError unless so many channels, an argument of that name, can be normalised in groups."""
+    if channels < LEAST_CHANNELS or channels % GROUPS:
+        raise ValueError(
+            f"{name}={channels} is not a multiple of {GROUPS}, the groups of its normalisation, of at least "
+            f"{LEAST_CHANNELS}"
+        )
+
+
+def tower(in_channels: int, channels: int, depth: int) -> nn.Sequential:
+    """Convolutions of 3 x 3 without bias, each with group norm and ReLU."""
+    norm = partial(nn.GroupNorm, GROUPS)
+    widths = [in_channels] + [channels] * depth
+    return nn.Sequential(*(Conv2dNormActivation(width, channels, norm_layer=norm) for width in widths[:-1]))
+
+
+def start_small(head: nn.Module, logits: nn.Conv2d) -> None:
+    """Initialises all convolutions of a head with a deviation of 0.01, and its `logits` at the prior score."""
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.01)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    assert logits.bias is not None
+    nn.init.constant_(logits.bias, -math.log((1 - PRIOR) / PRIOR))
+
+
 class DenseHead(nn.Module):
     """ATSS's head: per branch four 3 x 3 convolutions with group norm, then one; box maps scaled level by level.
 
@@ -57,35 +84,18 @@ class DenseHead(nn.Module):
         depth: int = 4,
     ) -> None:
         super().__init__()
-        if channels < LEAST_CHANNELS or channels % GROUPS:
-            raise ValueError(
-                f"head_channels={channels} is not a multiple of {GROUPS}, the groups of its normalisation, of at least "
-                f"{LEAST_CHANNELS}"
-            )
-
-        def tower() -> nn.Sequential:
-            norm = partial(nn.GroupNorm, GROUPS)
-            widths = [in_channels] + [channels] * depth
-            return nn.Sequential(
-                *(Conv2dNormActivation(width, channels, norm_layer=norm) for width in widths[:-1])  # 3 x 3, no bias
-            )
+        require_groups("head_channels", channels)
 
         def last(outputs: int) -> nn.Conv2d:
             return nn.Conv2d(channels, outputs, 3, padding=1)
 
-        self.cls_tower, self.box_tower = tower(), tower()
+        self.cls_tower, self.box_tower = (tower(in_channels, channels, depth) for _ in range(2))
         self.cls_logits, self.box_deltas = last(anchors * num_classes), last(anchors * 4)
         self.auxiliary = auxiliary
         if auxiliary is not None:
             self.add_module(auxiliary, last(anchors))
         self.scales = nn.Parameter(torch.ones(levels))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        assert self.cls_logits.bias is not None
-        nn.init.constant_(self.cls_logits.bias, -math.log((1 - PRIOR) / PRIOR))
+        start_small(self, self.cls_logits)
 
     def forward(self, maps: Sequence[Tensor]) -> DenseOutputs:
         """The outputs for levels (n, in_channels, H, W)."""

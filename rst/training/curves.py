@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from rst.training.errors import ConfigError
 from rst.training.heads import read_heads
 from rst.training.records import METRICS_FILE, read_rows
 
-_CORRELATION = "Spearman's correlation of score and IoU, positives"
+_CORRELATION = "Spearman's correlation of score and {quality}, positives"
 _NEGATIVES = "Negatives per positive"
 _BALANCE = "Task balance: factor (lambda) of boxes and masks"
 _GRADIENTS = "Gradient norm, before clipping"
@@ -78,7 +78,12 @@ def draw_curves(runs: Path | Sequence[Path], output: Path) -> Path:
 
 
 def _draw_figure(of_run: dict[str, dict[str, Series]], heads: dict[str, str]) -> Figure:
-    panels = _panels(sorted({name for curves in of_run.values() for name in curves}), heads)
+    qualities = {"Dice" if _has_masks_alone(curves) else "IoU" for curves in of_run.values()}
+    quality = " or ".join(sorted(qualities, reverse=True))
+    panels = [
+        (title.format(quality=quality) if title == _CORRELATION else title, names)
+        for title, names in _panels(sorted({name for curves in of_run.values() for name in curves}), heads)
+    ]
     columns = min(3, math.ceil(len(panels) / 2))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(5.6 * columns, 3.8 * rows), layout="constrained")  # inches
@@ -96,6 +101,12 @@ def _draw_figure(of_run: dict[str, dict[str, Series]], heads: dict[str, str]) ->
         lines = [Line2D([], [], color="black", **style) for style in styles]
         figure.legend(handles=lines, loc="outside upper center", ncols=len(lines), handlelength=4)
     return figure
+
+
+def _has_masks_alone(names: Iterable[str]) -> bool:
+    """Whether a detector with these losses has masks and no boxes: then Dice labels its ranking."""
+    ends = {name.rpartition("_")[2] for name in names if name.startswith("loss_")}
+    return "mask" in ends and "bbox" not in ends
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
@@ -151,16 +162,16 @@ def _draw_panel(
     axis.set_xlabel("optimiser step")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
-    _limit(axis, title, np.concatenate(shown))
+    _limit(axis, names[0], np.concatenate(shown))
     axis.legend(fontsize="small", framealpha=0.6)
 
 
-def _limit(axis: Axes, title: str, shown: np.ndarray) -> None:
-    if title in (_NEGATIVES, _BALANCE, _GRADIENTS):
+def _limit(axis: Axes, name: str, shown: np.ndarray) -> None:
+    if name.startswith(("negatives_per_positive_", "balance_", "gradient_norm")):
         # An RPN has ten times as many negatives as a second stage. As long as the only positives of that stage are the
         # ground truth among its proposals, its box loss is almost 0 and the factor thousands of times its later value.
         axis.set_yscale("log")
-    elif title == _CORRELATION:
+    elif name.startswith("spearman_"):
         axis.axhline(0, color="black", linewidth=0.8)
         if len(shown):
             axis.set_ylim(min(-0.1, float(np.quantile(shown, 0.01)) - 0.05), 1)

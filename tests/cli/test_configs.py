@@ -119,6 +119,24 @@ def test_every_row_of_table_6_has_its_file_and_its_recipe():
     ]
 
 
+def test_every_row_of_table_7_has_its_file():
+    """SOLOv2, light (ResNet-34) and full (ResNet-101): the loss, and what the paper and its code have for each."""
+    rows = {}
+    for file in (CONFIGS / "coco").glob("*solov2*.yaml"):
+        settings = yaml.safe_load(file.read_text())
+        model, lr = settings["model"]["init_args"], settings["optimizer"]["lr"]
+        parts = (model["head_channels"], model["head_convolutions"], model["kernel_channels"])
+        rows[(model["backbone"]["name"], model["loss"])] = (*parts, lr, model["detections"]["score_threshold"])
+        assert settings["trainer"]["max_epochs"] == 36
+        assert settings["data"]["masks"]
+    assert rows == {
+        ("resnet34", "rank_sort"): (256, 2, 128, 0.012, 0.2),
+        ("resnet34", "focal"): (256, 2, 128, 0.02, 0.1),
+        ("resnet101", "rank_sort"): (512, 4, 256, 0.006, 0.2),
+        ("resnet101", "focal"): (512, 4, 256, 0.01, 0.1),
+    }
+
+
 def test_every_row_of_table_10_has_its_file():
     """Random or no samplers in the RPN and in the R-CNN head of RS R-CNN; by default it has none."""
     rows = set()

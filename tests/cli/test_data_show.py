@@ -14,7 +14,7 @@ from rst.cli.data_show import HEADER, as_seen, draw_batch
 from rst.cli.main import main
 from rst.data import DetectionData
 from rst.data.samples import shapes
-from rst.detectors import BackboneSettings, atss, faster_rcnn, paa
+from rst.detectors import BackboneSettings, atss, faster_rcnn, paa, solov2
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +129,11 @@ def test_mistakes_have_exit_code_2_and_one_line(folder, tmp_path, capsys, more, 
     assert complained.count("\n") == 1
 
 
-@pytest.mark.parametrize("make", [faster_rcnn, atss, paa])
+@pytest.mark.parametrize("make", [faster_rcnn, atss, paa, solov2])
 def test_the_detectors_of_the_project_show_their_positives(folder, make):
     torch.manual_seed(0)
     detector = make(6, backbone=BackboneSettings("mobilenet_v2", fpn_channels=64)).train()
-    images, targets = batch_of(folder)
+    images, targets = batch_of(folder, masks="segm" in detector.iou_types)
     pixels, heads = as_seen(detector, images, targets)
     for place, image in zip(pixels, images, strict=True):
         torch.testing.assert_close(place[:, : image.shape[1], : image.shape[2]], image, atol=1e-6, rtol=0)

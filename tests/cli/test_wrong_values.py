@@ -80,7 +80,12 @@ def test_optional_values_and_those_of_a_list_of_names(parser, tmp_path, path):
 
 
 @pytest.mark.parametrize(
-    ("path", "value"), [*((path, "foo") for path in MODELS), (MODELS[0], '[{"a": 1}]'), (MODELS[-1], '{"a": 1}')]
+    ("path", "value"),
+    [
+        *((path, "foo") for path in (*MODELS, "rst.detectors.solov2")),
+        (MODELS[0], '[{"a": 1}]'),
+        (MODELS[-1], '{"a": 1}'),
+    ],
 )
 def test_every_argument_of_every_detector(parser, tmp_path, path, value):
     """Each names its key and the value, in a line; what takes any text is refused by the constructor."""

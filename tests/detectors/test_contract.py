@@ -26,8 +26,10 @@ STATISTICS = {"spearman", "positives", "negatives", "negatives_per_positive"}
 SQUARE = [8.0, 8, 40, 40]
 
 
-def bbox_losses(values: dict[str, float]) -> list[float]:
-    return [value for name, value in values.items() if name.endswith("_bbox")]
+def localisation_losses(model: Detector, values: dict[str, float]) -> list[float]:
+    """Of the boxes, or where there are none of the masks."""
+    task = "_bbox" if "bbox" in model.iou_types else "_mask"
+    return [value for name, value in values.items() if name.endswith(task)]
 
 
 @EVERY_CASE
@@ -76,9 +78,9 @@ def test_batches_that_broke_published_code(case: Case):
     ):
         values = step(model, random_images((64, 64), (48, 80)), [target(*first), target(*second)])
         if first == [SQUARE]:
-            assert all(loss > 0 for loss in bbox_losses(values)[-1:])
+            assert all(loss > 0 for loss in localisation_losses(model, values)[-1:])
         if not first and not second:
-            assert not any(bbox_losses(values))
+            assert not any(localisation_losses(model, values))
             assert not case.ranks or not any(values.values())
         optimizer.step()
 
@@ -161,7 +163,11 @@ def test_neighbours_and_their_order_change_nothing(case: Case, batch: Batch):
         (alone,) = model([images[0]])
         together = model([images[0], images[0].flip(2)])[0]
     for key, value in alone.items():
-        torch.testing.assert_close(together[key], value, rtol=1e-3, atol=1e-3)
+        if key == "masks":  # a pixel at the threshold may go either way
+            assert together[key].shape == value.shape
+            assert (together[key] != value).float().mean() < 1e-3
+        else:
+            torch.testing.assert_close(together[key], value, rtol=1e-3, atol=1e-3)
 
 
 @EVERY_CASE
@@ -201,7 +207,13 @@ def test_positives_are_those_of_the_step(case: Case, batch: Batch):
         names = [f"p{number}" for number in level.unique().tolist()]
         assert set(names) <= set(model.backbone.pyramid.names)
         own = torch.stack([targets[i]["boxes"][t] for i, t in zip(image.tolist(), truth.tolist(), strict=True)])
-        assert box_iou(boxes, own).diagonal().min() > 0.1, "an object is numbered as in its target, degenerate or not"
+        if head in model.anchor_heads():
+            assert box_iou(boxes, own).diagonal().min() > 0.1, (
+                "an object is numbered as in its target, degenerate or not"
+            )
+        else:  # a cell is smaller than its object
+            middle = 0.5 * (boxes[:, :2] + boxes[:, 2:])
+            assert ((middle > own[:, :2]) & (middle < own[:, 2:])).all()
         assert {t for i, t in zip(image.tolist(), truth.tolist(), strict=True) if i == 0} <= {1, 2}
 
 

@@ -12,6 +12,8 @@ from rst.detectors import (
     BackboneSettings,
     DetectionSettings,
     Detector,
+    GridSettings,
+    MaskDetectionSettings,
     MaskSettings,
     ProposalSettings,
     PrototypeSettings,
@@ -20,6 +22,7 @@ from rst.detectors import (
     faster_rcnn,
     mask_rcnn,
     paa,
+    solov2,
     yolact,
 )
 
@@ -57,6 +60,15 @@ OVERFIT_DENSE = {"detections": DetectionSettings(score_threshold=0.0, nms_iou=0.
 # Small images have few anchors inside, and random weights few boxes of a high IoU.
 CASCADE: dict[str, Any] = {"stages": (0.4, 0.45, 0.5), "crossing_anchors": True}
 TO_OVERFIT: dict[str, Any] = {"head_channels": 64, "anchor_scale": 6, "proposals": ProposalSettings(128, 64, 128, 64)}
+# Random weights make masks of no confidence, and scores that are almost equal beyond the best.
+GRIDS: dict[str, Any] = {
+    "grids": GridSettings((12, 10, 8, 6, 4), ((1, 32), (16, 48), (32, 96), (64, 192), (128, 384))),
+    "detections": MaskDetectionSettings(0.0, least_cells=(0,) * 5, update_threshold=0.0, limit=3),
+    "head_channels": 64,
+    "head_convolutions": 1,
+    "mask_channels": 64,
+    "kernel_channels": 64,
+}
 DETECTORS: dict[str, Family] = {
     "faster_rcnn": Family(faster_rcnn, TWO_STAGES, SMALL, TO_OVERFIT),
     "atss": Family(atss, ONE_STAGE, SMALL_DENSE, OVERFIT_DENSE),
@@ -80,6 +92,7 @@ DETECTORS: dict[str, Family] = {
     ),
     "cascade_rcnn": Family(cascade_rcnn, TWO_STAGES[:2], SMALL | CASCADE, TO_OVERFIT),
     "cascade_rcnn with masks": Family(cascade_rcnn, TWO_STAGES[:1], SMALL | CASCADE | {"masks": MASKS}, TO_OVERFIT),
+    "solov2": Family(solov2, [{"loss": "rank_sort"}, {"loss": "focal"}], GRIDS),
 }
 
 

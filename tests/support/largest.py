@@ -1,4 +1,4 @@
-"""The largest tensor of a computation."""
+"""Listening to the sizes of tensors that operators make."""
 
 from typing import Any
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detector_cases import CASES, Batch, Case, objects_batch
+from detector_cases import CASES, Batch, Case, objects_batch, with_masks
 from torch import Tensor, nn
 
 SWITCHES: list[dict[str, Any]] = [
@@ -29,6 +29,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "faster_rcnn": {"truths_in_box_loss": True},
     "atss": {"score_scaling": False},
     "paa": {"score_scaling": False},
+    "solov2": {"score_scaling": False},
 }
 # without stored values: they came later, with tests of their own
 NEWER = {("faster_rcnn", "cross_entropy_giou"), ("faster_rcnn", "alrp")}
@@ -52,7 +53,7 @@ def cases() -> dict[str, Case]:
 
 def stored_in(detector: str) -> str:
     """The file in tests/data with the values of a detector."""
-    return "paa_steps.npz" if detector == "paa" else "detector_steps.npz"
+    return f"{detector}_steps.npz" if detector in ("paa", "solov2") else "detector_steps.npz"
 
 
 def case_name(case: Case) -> str:
@@ -65,7 +66,7 @@ def batches() -> Iterator[Batch]:
     images, targets = objects_batch()
     yield images, targets
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    yield images, [nothing, nothing]
+    yield images, with_masks(images, [nothing, nothing])
 
 
 def run(case: Case) -> dict[str, np.ndarray]:

@@ -126,7 +126,21 @@ def test_a_dense_detector_has_one_head(tmp_path, drawn, capsys):
         "loss_bbox",
         "loss_rank",
     ]
-    assert "dense head" in [line.get_label() for line in panels["Task balance: factor (lambda) of boxes and masks"].lines]
+    assert "dense head" in [
+        line.get_label() for line in panels["Task balance: factor (lambda) of boxes and masks"].lines
+    ]
+
+
+def test_a_detector_of_masks_alone_is_said_to_have_masks(tmp_path, drawn):
+    row = {"epoch": 0, "loss": 2.0, "loss_rank": 0.9, "loss_mask": 1.0, "spearman_grid": 0.25, "balance_grid": 3.0}
+    masks = write(tmp_path / "masks", [{"step": step, **row, "val/segm_AP": 0.1} for step in range(5)])
+    boxes = write(tmp_path / "boxes", [{"step": step, "loss_bbox": 1.0, **row} for step in range(5)])
+    for runs, quality in (([masks], "Dice"), ([masks, boxes], "IoU or Dice"), ([boxes], "IoU")):
+        draw_curves(runs, tmp_path / "curves.png")
+        panels = {axis.get_title(): axis for axis in drawn[-1].axes if axis.get_title()}
+        assert panels["Task balance: factor (lambda) of boxes and masks"].get_yscale() == "log"
+        assert panels[f"Spearman's correlation of score and {quality}, positives"].get_ylim()[1] == 1
+        assert ("Validation (per cent)" in panels) == (masks in runs)
 
 
 def test_heads_that_only_the_metrics_show_have_their_names_for_titles(run, drawn, capsys):
