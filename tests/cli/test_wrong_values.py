@@ -30,7 +30,7 @@ OPTIONAL = {  # of all two-stage detectors; wrong values and what would be right
     "roi_sampling": ("[all]", "one of 'random', 'all' or null"),
     "loss": ("foo", "one of 'rank_sort', 'alrp', 'cross_entropy', 'cross_entropy_giou'"),
     "anchor_ratios": ("foo", "a list"),
-    "backbone.fpn_upsampling": ("foo", "one of 'nearest', 'carafe'"),
+    "backbone.fpn_upsampling": ("foo", "one of 'nearest', 'bilinear', 'carafe'"),
     "backbone.deformable": ("foo", "bool"),
     "masks.limit": ("foo", "int or null"),
     "detections.limit": ("foo", "int"),

@@ -254,8 +254,8 @@ def test_first_weights_are_the_published_ones():
 
 
 def test_an_unknown_upsampling_is_refused():
-    with pytest.raises(ValueError, match=r"backbone\.fpn_upsampling='bilinear' is not one of nearest, carafe"):
-        BackboneSettings("resnet18", fpn_upsampling="bilinear")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"backbone\.fpn_upsampling='cubic' is not one of nearest, bilinear, carafe"):
+        BackboneSettings("resnet18", fpn_upsampling="cubic")  # pyright: ignore[reportArgumentType]
 
 
 def test_settings_choose_the_pyramid():
