@@ -7,7 +7,6 @@ import pytest
 import torch
 from detector_cases import GRIDS, Batch, Case, objects_batch, random_images, step, target, with_masks
 from spies import record
-from torch import Tensor
 
 from rst.detectors import BackboneSettings, GridDetector, GridSettings, MaskDetectionSettings, solov2
 from rst.detectors.losses.score_scaling import ScoreScaling
@@ -142,41 +141,6 @@ def test_more_than_a_hundred_objects_and_one_mask_a_cell():
     assert len(index.unique()) == len(index) > 100
     found = build(detections=replace(GRIDS["detections"], limit=300)).eval()(random_images((96, 96)))[0]
     assert 100 < len(found["scores"]) <= 300
-
-
-def test_overfits_one_image_to_an_ap_of_1():
-    """Masks of both objects at an IoU of at least 0.95, ranked first: AP 1 by any protocol.
-
-    Borders lie between cells of four pixels: those within one are found more slowly, and only with soft masks.
-    """
-    boxes = [[4.0, 8, 28, 32], [32.0, 36, 60, 60]]
-    image = 0.2 * random_images((64, 64))[0]
-    for channel, (left, top, right, bottom) in enumerate(boxes):
-        image[channel, int(top) : int(bottom), int(left) : int(right)] = 1
-    (truth,) = with_masks([image], [{"boxes": torch.tensor(boxes), "labels": torch.arange(2)}], round=False)
-    model = Case("solov2", {"loss": "rank_sort"}).build_to_overfit(num_classes=2)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-3)
-    for made in range(1, 201):
-        optimizer.zero_grad()
-        torch.stack(list(model([image], [truth]).values())).sum().backward()
-        optimizer.step()
-        if made % 20 == 0 and worst_iou(model, image, truth) >= 0.95:
-            return
-    raise AssertionError("200 steps do not learn one image")
-
-
-@torch.no_grad()
-def worst_iou(model: GridDetector, image: Tensor, truth: dict[str, Tensor]) -> float:
-    """Of the objects' masks with the best detections, as many as objects; 0 where a class is wrong."""
-    (found,) = model.eval()([image])
-    model.train()
-    objects = len(truth["labels"])
-    masks, labels = found["masks"][:objects], found["labels"][:objects]
-    order = labels.argsort()
-    if not torch.equal(labels[order], truth["labels"]):
-        return 0.0
-    both, either = masks[order] & truth["masks"], masks[order] | truth["masks"]
-    return float((both.sum((1, 2)) / either.sum((1, 2))).min())
 
 
 def test_kernels_and_mask_features_know_their_place_and_classes_do_not():
