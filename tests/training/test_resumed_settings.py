@@ -1,6 +1,7 @@
 """What a resumed run takes on of changed settings, and that its record says so."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_every_setting_of_optimizer_and_schedule_is_applied(run, tmp_path):
     before = yaml.safe_load((run / "config.yaml").read_text())
     optimizer = {key: value / 2 for key, value in before["optimizer"].items()}
     schedule = {"warmup_iterations": 9, "warmup_factor": 0.5, "milestones": [1.5], "gamma": 0.25}
-    assert schedule.keys() == before["schedule"].keys()
+    assert schedule.keys() == before["schedule"].keys() - {"cosine_epochs"}, "next test"
     assert not schedule.items() & before["schedule"].items()
     asked = [("optimizer", optimizer), ("schedule", schedule)]
     arguments = [text for section, own in asked for key, v in own.items() for text in (f"--{section}.{key}", str(v))]
@@ -128,6 +129,13 @@ def test_every_setting_of_optimizer_and_schedule_is_applied(run, tmp_path):
     factors = [0.5 + 0.5 * step / 9 if step < 9 else 0.25 for step in range(6, 12)]
     assert steps.tolist() == list(range(12))
     assert rates[6:] == pytest.approx([optimizer["lr"] * factor for factor in factors], rel=1e-6)
+
+
+def test_a_schedule_of_milestones_goes_on_as_a_cosine(run, tmp_path):
+    asked = ("--schedule.milestones", "[]", "--schedule.cosine_epochs", "4", "--schedule.warmup_iterations", "0")
+    resumed(run, tmp_path / "run", *asked)
+    _, rates = read_metrics(tmp_path / "run" / "metrics.csv")["lr"]
+    assert rates[6:] == pytest.approx([0.1 * 0.5 * (1 + math.cos(math.pi / 4))] * 6, rel=1e-6)
 
 
 def test_milestones_stay_epochs_when_epochs_change_their_length(run, tmp_path):
