@@ -13,13 +13,13 @@ from torch.utils.checkpoint import checkpoint
 
 from ..geometry.mask_shapes import dynamic_masks
 from ..geometry.masks import PIXELS_AT_ONCE, paired_dice
-from .tasks import Task
+from .tasks import DiceTask
 
 DICE_FLOOR = 2e-3  # of SOLOv2, in all: 0.001 beside either sum of squares
 
 
 @dataclass(frozen=True, eq=False)
-class DynamicMasks(Task):
+class DynamicMasks(DiceTask):
     """Masks of whole images: errors are 1 - Dice, quality is the Dice coefficient.
 
     This task labels the ranking, so it covers every positive, and a cap on their number (`kept`) is not possible: a
@@ -45,7 +45,7 @@ class DynamicMasks(Task):
             raise ValueError(f"DynamicMasks: numbers of positives differ: {lengths}")
 
     @cached_property
-    def dice(self) -> Tensor:
+    def dice(self) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - a cached property is one
         """Dice coefficient of each predicted mask with its object, (P,) float32 in [0, 1]."""
         at_once = max(1, PIXELS_AT_ONCE // self.features[0, 0].numel())
         again = len(self.kernels) > at_once and torch.is_grad_enabled()
@@ -65,14 +65,6 @@ class DynamicMasks(Task):
                     dice = _dice(*given, features, truths)
                 parts.append(dice)
         return torch.cat(parts)
-
-    @property
-    def errors(self) -> Tensor:
-        return 1 - self.dice
-
-    @property
-    def quality(self) -> Tensor:
-        return self.dice.detach()
 
     @property
     def output(self) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..geometry.masks import combine_prototypes, paired_dice
-from .tasks import Task
+from .tasks import DiceTask
 
 # Cells of masks that are computed together: a tensor of them has 32 MiB. A step with more computes them twice, once
 # for the loss and once for its gradient, and keeps coefficients and prototypes alone.
@@ -26,7 +26,7 @@ Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class PrototypeMasks(Task):
+class PrototypeMasks(DiceTask):
     """Mask prediction by prototypes, cut to the box of the object: errors are 1 - Dice, quality is Dice.
 
     The positives are in the order of the images.
@@ -41,17 +41,9 @@ class PrototypeMasks(Task):
     kept: Tensor | None = None
 
     @cached_property
-    def dice(self) -> Tensor:
+    def dice(self) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - a cached property is one
         """Dice coefficient of each predicted mask with its object's, (T,) float32 in [0, 1]."""
         return self._measured(self._dice)
-
-    @property
-    def errors(self) -> Tensor:
-        return 1 - self.dice
-
-    @property
-    def quality(self) -> Tensor:
-        return self.dice.detach()
 
     @property
     def output(self) -> Tensor:

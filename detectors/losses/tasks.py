@@ -126,9 +126,26 @@ class Boxes(Task):
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Masks(Task):
+class DiceTask(Task):
     """Mask prediction: errors are 1 - Dice, quality is the Dice coefficient (paper, section 5.1)."""
+
+    @property
+    @abstractmethod
+    def dice(self) -> Tensor:
+        """Dice coefficient of each predicted mask with its ground truth, (T,) float32 in [0, 1]."""
+
+    @property
+    def errors(self) -> Tensor:
+        return 1 - self.dice
+
+    @property
+    def quality(self) -> Tensor:
+        return self.dice.detach()
+
+
+@dataclass(frozen=True, eq=False)
+class Masks(DiceTask):
+    """Masks of RoIs, in the frames of their boxes."""
 
     logits: Tensor  # (T, h, w) float, of the class of each ground truth
     truths: Tensor  # (T, h, w) in [0, 1]
@@ -138,17 +155,8 @@ class Masks(Task):
         _same_shape(self, "logits", "truths")
 
     @cached_property
-    def dice(self) -> Tensor:
-        """Dice coefficient of each predicted mask with its ground truth, (T,) float32 in [0, 1]."""
+    def dice(self) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - a cached property is one
         return paired_dice(self.logits.float().sigmoid(), self.truths.float())
-
-    @property
-    def errors(self) -> Tensor:
-        return 1 - self.dice
-
-    @property
-    def quality(self) -> Tensor:
-        return self.dice.detach()
 
     @property
     def output(self) -> Tensor:
