@@ -7,7 +7,7 @@ In training the maps go from the convolutions to the loss as they are. At four i
 hold 21 million logits; the loss gets the places of a thousand positives beside them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -25,14 +25,11 @@ from .geometry.boxes import BoxCoder
 from .geometry.ground_truth import GroundTruth
 from .geometry.layout import MapLayout
 from .heads.decode import decode_boxes, take
-from .heads.dense_head import DenseHead, DenseOutputs
-from .heads.prototypes import PrototypeHead, PrototypeOutputs
+from .heads.level_head import LevelHead, LevelOutputs
 from .losses.classifiers import Sigmoid
 from .losses.contract import Classification, DetectionLoss, HeadLosses, HeadOutputs
 from .losses.score_scaling import ScoreScaling
 from .losses.tasks import Auxiliary, Boxes, Task, centerness
-
-HeadMaps = DenseOutputs | PrototypeOutputs
 
 
 class PositiveAnchors(NamedTuple):
@@ -60,7 +57,7 @@ class DenseDetector(Detector):
         head: logits, deltas and perhaps what an auxiliary head predicts, of every level.
         anchors: of every level.
         assigner: decides which anchors are positives.
-        loss: of the outputs; the classifier of a `DenseHead` must be a sigmoid.
+        loss: of the outputs; its classifier must be a sigmoid, unless the head can have a background.
         coder: of the deltas.
         num_classes: C.
         detections: which ones are returned.
@@ -80,7 +77,7 @@ class DenseDetector(Detector):
     def __init__(
         self,
         backbone: PyramidBackbone,
-        head: DenseHead | PrototypeHead,
+        head: LevelHead,
         anchors: AnchorGenerator,
         *,
         assigner: Assigner,
@@ -94,7 +91,7 @@ class DenseDetector(Detector):
         refine: Refinement | None = None,
     ) -> None:
         super().__init__(backbone, num_classes)
-        if isinstance(head, DenseHead) and not isinstance(loss.classifier, Sigmoid):
+        if not head.has_background and not isinstance(loss.classifier, Sigmoid):
             raise ValueError(f"loss={type(loss).__name__} needs a background; a dense head scores each class by itself")
         self.head = head
         self.anchors = anchors
@@ -106,13 +103,12 @@ class DenseDetector(Detector):
         self.score_scaling = score_scaling
         self.suppress = suppress
         self.refine = refine
-        self.auxiliary = head.auxiliary if isinstance(head, DenseHead) else None
 
     def losses(self, features: Mapping[str, Tensor], batch: Batch, truth: GroundTruth) -> dict[str, HeadLosses]:
         scene = self.anchors.scene(self.map_sizes(batch), batch.sizes, batch.padded_size, truth)
         return {"dense": self.dense_losses(self.head(list(features.values())), scene)}
 
-    def dense_losses(self, outputs: HeadMaps, scene: Scene) -> HeadLosses:
+    def dense_losses(self, outputs: LevelOutputs, scene: Scene) -> HeadLosses:
         """The losses of the head from its outputs."""
         found = self.outputs(outputs, scene)
         if self.score_scaling is not None:
@@ -120,16 +116,14 @@ class DenseDetector(Detector):
         return self.loss(found)
 
     def anchor_heads(self) -> Mapping[str, AnchorHead]:
-        head = AnchorHead(
-            self.anchors,
-            self.assigner,
-            lambda maps: Predictions(*self.head(maps)[:2]),
-            self.scale_argument,
-            self.ratios_argument,
-        )
-        return {"dense": head}
+        arguments = (self.scale_argument, self.ratios_argument)
+        return {"dense": AnchorHead(self.anchors, self.assigner, self._predict, *arguments)}
 
-    def outputs(self, predicted: HeadMaps, scene: Scene) -> HeadOutputs:
+    def _predict(self, maps: Sequence[Tensor]) -> Predictions:
+        predicted: LevelOutputs = self.head(maps)
+        return Predictions(predicted.logits, predicted.deltas)
+
+    def outputs(self, predicted: LevelOutputs, scene: Scene) -> HeadOutputs:
         """Predictions beside their truths, boxes in pixels; of the maps only the positives' places are read."""
         logits = predicted.logits
         with torch.no_grad():
@@ -145,7 +139,7 @@ class DenseDetector(Detector):
         )
         return HeadOutputs(classification, self.tasks(predicted, scene, positives))
 
-    def tasks(self, predicted: HeadMaps, scene: Scene, positives: PositiveAnchors) -> dict[str, Task]:
+    def tasks(self, predicted: LevelOutputs, scene: Scene, positives: PositiveAnchors) -> dict[str, Task]:
         """What is localised: boxes, and what the auxiliary head predicts of them."""
         image, anchor, truth = positives
         boxes = Boxes(
@@ -156,10 +150,10 @@ class DenseDetector(Detector):
         )
         tasks: dict[str, Task] = {"bbox": boxes}
         if predicted.auxiliary is not None:
-            assert self.auxiliary is not None
+            assert self.head.auxiliary is not None
             own = gather_levels(predicted.auxiliary, scene.layout.place(image, anchor, 1).squeeze(1))
-            good = boxes.quality if self.auxiliary == "iou" else centerness(boxes.references, boxes.truths)
-            tasks[self.auxiliary] = Auxiliary(own, good)
+            good = boxes.quality if self.head.auxiliary == "iou" else centerness(boxes.references, boxes.truths)
+            tasks[self.head.auxiliary] = Auxiliary(own, good)
         return tasks
 
     def _ignored(self, match: Tensor, layout: MapLayout) -> list[Tensor] | None:
@@ -196,7 +190,7 @@ class DenseDetector(Detector):
         """
         return self.select(self.candidates(self.head(list(features.values()))), batch)
 
-    def candidates(self, outputs: HeadMaps) -> Candidates:
+    def candidates(self, outputs: LevelOutputs) -> Candidates:
         """Of each level the best anchors."""
         layout = MapLayout.of(outputs.logits, self.anchors.per_cell)
         chosen, scores, boxes, factors = [], [], [], []
@@ -209,7 +203,7 @@ class DenseDetector(Detector):
             chosen.append((best * factor).topk(min(self.pre_nms, best.shape[1]), dim=1).indices)  # (n, k)
             factors.append(factor.gather(1, chosen[-1]))
             of_classes = self._scores(take(logits, chosen[-1], layout))
-            scores.append((of_classes * factors[-1][..., None]).sqrt() if self.auxiliary == "iou" else of_classes)
+            scores.append((of_classes * factors[-1][..., None]).sqrt() if self.head.auxiliary == "iou" else of_classes)
             boxes.append(decode_boxes(outputs.deltas[number], anchors, chosen[-1], layout, self.coder))
         return Candidates(chosen, torch.cat(scores, 1), torch.cat(boxes, 1), torch.cat(factors, 1))
 
@@ -222,7 +216,7 @@ class DenseDetector(Detector):
                 lambda candidate, label, decoded=decoded: decoded[candidate],
                 shape,
                 self.detections,
-                factors=factor if self.auxiliary == "centerness" else None,
+                factors=factor if self.head.auxiliary == "centerness" else None,
                 suppress=self.suppress,
                 refine=self.refine,
             )

@@ -101,14 +101,12 @@ class GridDetector(Detector):
         matched = match[image, cell]  # (P,)
         layout = MapLayout.of(predicted.logits, 1)
         places = layout.place(image, cell, self.num_classes)  # (P, C)
-        of_images = [len(labels) for labels in truth.labels]
-        before = [sum(of_images[:i]) for i in range(len(of_images))]
         masks = DynamicMasks(
-            kernels=gather_levels(predicted.kernels, layout.place(image, cell, predicted.features.shape[1])),
-            features=predicted.features,
+            coefficients=gather_levels(predicted.kernels, layout.place(image, cell, predicted.features.shape[1])),
+            maps=predicted.features,
             counts=positive.sum(1).tolist(),
-            truths=[coarse_masks(of_image, self.soft_masks) for of_image in truth.masks],
-            objects=matched - torch.tensor(before, dtype=torch.int64, device=image.device)[image],
+            truth=matched,
+            objects=torch.cat([coarse_masks(of_image, self.soft_masks) for of_image in truth.masks]),
         )
         classification = Classification(
             logits=predicted.logits,

@@ -13,14 +13,15 @@ from torch import Tensor
 from rst.kernels import gather_levels
 
 from .assignment.scene import Scene
-from .dense_detector import DenseDetector, HeadMaps, PositiveAnchors
+from .dense_detector import DenseDetector, PositiveAnchors
 from .detections.paste import upsampled_masks
 from .detections.select import Detections
 from .features.inputs import Batch, NormalizeAndPad
 from .geometry.ground_truth import GroundTruth
 from .geometry.layout import MapLayout
-from .geometry.masks import combine_prototypes, shrink_masks
+from .geometry.masks import combine, shrink_masks
 from .heads.decode import take
+from .heads.level_head import LevelOutputs
 from .heads.prototypes import PROTOTYPE_SCALE, PrototypeHead, PrototypeOutputs, PrototypeSettings
 from .losses.contract import HeadLosses
 from .losses.prototype_masks import PrototypeMasks, semantic_cross_entropy
@@ -68,7 +69,7 @@ class PrototypeDetector(DenseDetector):
             found = found._replace(terms=found.terms | {"semantic": self.semantic_weight * entropy})
         return {"dense": found}
 
-    def tasks(self, predicted: HeadMaps, scene: Scene, positives: PositiveAnchors) -> dict[str, Task]:
+    def tasks(self, predicted: LevelOutputs, scene: Scene, positives: PositiveAnchors) -> dict[str, Task]:
         """Boxes and masks; of the masks at most `masks.limit`."""
         tasks = super().tasks(predicted, scene, positives)
         assert isinstance(predicted, PrototypeOutputs)
@@ -81,7 +82,7 @@ class PrototypeDetector(DenseDetector):
         size = (predicted.prototypes.shape[-2], predicted.prototypes.shape[-1])
         tasks["mask"] = PrototypeMasks(
             coefficients=gather_levels(predicted.coefficients, scene.layout.place(image, anchor, self.masks.count)),
-            prototypes=predicted.prototypes,
+            maps=predicted.prototypes,
             counts=torch.bincount(image, minlength=scene.layout.images).tolist(),
             truth=truth,
             objects=torch.cat([shrink_masks(own, self.prototype_stride, size) for own in scene.truth.masks]),
@@ -113,7 +114,7 @@ class PrototypeDetector(DenseDetector):
         """The detections of an image of that height and width, with their masks."""
         own = coefficients[found.candidate]
         masks = upsampled_masks(
-            lambda some: combine_prototypes(own[some], prototypes).sigmoid(),
+            lambda some: combine(own[some], prototypes).sigmoid(),
             found.boxes,
             shape,
             self.prototype_stride,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..geometry.mask_shapes import STRIDE, dynamic_masks, mask_boxes
-from ..geometry.masks import PIXELS_AT_ONCE
+from ..geometry.mask_shapes import STRIDE, mask_boxes
+from ..geometry.masks import PIXELS_AT_ONCE, combine
 from ..geometry.numbers import require_above_zero, require_count, require_share
 from .matrix_nms import matrix_nms
 from .select import Detections
@@ -119,4 +119,4 @@ def _in_image(kernels: Tensor, features: Tensor, shape: tuple[int, int], thresho
 def _probabilities(kernels: Tensor, features: Tensor, enlarged: int = 1) -> Iterator[Tensor]:
     """The masks, (some, h, w) float32 in [0, 1], so many at a time as memory allows, also `enlarged` times as large."""
     for some in kernels.split(max(1, PIXELS_AT_ONCE // (features[0].numel() * enlarged**2))):
-        yield dynamic_masks(some, features).sigmoid()
+        yield combine(some, features).sigmoid()

@@ -1,10 +1,12 @@
-"""What is measured of masks: centre of mass, box, the shape on a map of stride 4; and masks as products of kernels.
+"""What is measured of masks: centre of mass, box, and the shape on a map of stride 4.
 
-G  masks    H, W  pixels    P  kernels    E  channels of a kernel    h, w  cells of a mask
+G  masks    H, W  pixels
 """
 
 import torch
 from torch import Tensor
+
+from .masks import shrink_masks
 
 STRIDE = 4  # pixels of a cell of `coarse_masks`
 PIXELS_AT_ONCE = 2**23  # of masks whose centres are computed together: 32 MiB of float32
@@ -43,10 +45,10 @@ def coarse_masks(
             is bilinear resizing without antialiasing, rounded, as in the published code. It may lose a small mask, and
             moves borders by up to two pixels.
     """
-    places = range(STRIDE) if soft else (1, 2)
-    parts = [masks[:, row::STRIDE, column::STRIDE].bool() for row in places for column in places]
-    count = torch.stack(parts).sum(0, dtype=torch.uint8)
-    return count.float() / STRIDE**2 if soft else count >= 2
+    if not soft:
+        return shrink_masks(masks, STRIDE, (masks.shape[1] // STRIDE, masks.shape[2] // STRIDE), least=2)
+    parts = [masks[:, row::STRIDE, column::STRIDE].bool() for row in range(STRIDE) for column in range(STRIDE)]
+    return torch.stack(parts).sum(0, dtype=torch.uint8).float() / STRIDE**2
 
 
 def mask_boxes(
@@ -66,11 +68,3 @@ def _ends(
         torch.where(occupied, places, occupied.shape[1]).amin(dim=1),
         torch.where(occupied, places + 1, 0).amax(dim=1),
     )
-
-
-def dynamic_masks(
-    kernels: Tensor,  # (P, E)
-    features: Tensor,  # (E, h, w) of one image
-) -> Tensor:
-    """The logits of the masks, (P, h, w) float32: a convolution of 1 x 1 with each kernel."""
-    return (kernels @ features.flatten(1)).float().unflatten(1, features.shape[1:])

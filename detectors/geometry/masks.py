@@ -1,7 +1,7 @@
 """Algebra of masks: how well two overlap, the frame of a padded batch, and the part of a mask inside a box.
 
 P  paired masks    G  masks of an image    H, W  pixels    h, w  cells of a mask    T  boxes    M  masks of the batch
-k  prototypes
+k  maps of an image
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,14 +30,14 @@ def paired_dice(
     return 2 * intersection / (first.square().sum(dim=1) + second.square().sum(dim=1) + floor)
 
 
-def combine_prototypes(
+def combine(
     coefficients: Tensor,  # (T, k)
-    prototypes: Tensor,  # (k, h, w) of the image
+    maps: Tensor,  # (k, h, w) of one image
 ) -> Tensor:
-    """The logits of masks of one image, (T, h, w) float32, also under autocast."""
-    with torch.autocast(prototypes.device.type, enabled=False):
-        logits = coefficients.float() @ prototypes.float().flatten(1)
-    return logits.unflatten(1, prototypes.shape[1:])
+    """Sums of maps, the logits of masks of one image: (T, h, w) float32, also under autocast."""
+    with torch.autocast(maps.device.type, enabled=False):
+        logits = coefficients.float() @ maps.float().flatten(1)
+    return logits.unflatten(1, maps.shape[1:])
 
 
 def pad_masks(
@@ -55,15 +55,16 @@ def shrink_masks(
     masks: Tensor,  # (G, H, W) bool or uint8
     stride: int,
     size: tuple[int, int],
+    least: int = 3,
 ) -> Tensor:
     """The masks in a frame of `size` cells, each of `stride` (even) pixels, (G, *size) bool; nothing beyond the image.
 
-    A cell is set where bilinear interpolation at its centre is more than a half, as published: where at least three of
-    the four pixels around the centre are set. So a mask may vanish.
+    A cell is set where at least `least` of the four pixels around its centre are: with 3 where bilinear interpolation
+    at the centre is more than a half, with 2 where it is a half or more. So a mask may vanish.
     """
     middle = [slice(at, None, stride) for at in (stride // 2 - 1, stride // 2)]
     four = [pad_masks(masks[:, rows, columns].bool(), size) for rows in middle for columns in middle]
-    return torch.stack(four).sum(dim=0) > 2
+    return torch.stack(four).sum(dim=0, dtype=torch.uint8) >= least
 
 
 @torch.no_grad()

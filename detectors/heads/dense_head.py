@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
+from .level_head import LevelHead
+
 GROUPS = 32  # of group normalisation
 # P7 of a small image is one cell, and one value alone cannot be normalised.
 LEAST_CHANNELS = 2 * GROUPS
@@ -56,7 +58,7 @@ def start_small(head: nn.Module, logits: nn.Conv2d) -> None:
     nn.init.constant_(logits.bias, -math.log((1 - PRIOR) / PRIOR))
 
 
-class DenseHead(nn.Module):
+class DenseHead(LevelHead):
     """ATSS's head: per branch four 3 x 3 convolutions with group norm, then one; box maps scaled level by level.
 
     Args:

@@ -6,11 +6,12 @@ H, W  cells of a level    h, w  cells of the prototypes: twice those of the fine
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from ..geometry.numbers import require_count, require_share
+from .level_head import LevelHead
 
 PROTOTYPE_SCALE = 2  # cells of a prototype along the side of one of the finest level
 
@@ -51,7 +52,7 @@ class PrototypeOutputs(NamedTuple):
     auxiliary: None = None  # scores that an auxiliary head predicts: there is none
 
 
-class PrototypeHead(nn.Module):
+class PrototypeHead(LevelHead):
     """One 3 x 3 convolution, then three: logits, deltas and coefficients; beside it the prototypes (Bolya et al.).
 
     All levels share the convolutions, and all of them start Xavier-uniform with a bias of 0: every score is a half.
@@ -65,6 +66,8 @@ class PrototypeHead(nn.Module):
         semantic_classes: C of a 1 x 1 convolution on the finest level, which trains the features to segment and is not
             used otherwise; None: there is none.
     """
+
+    has_background: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -181,7 +181,7 @@ class DetectionTraining(LightningModule):
 
     def _advice(self) -> str:
         remedies = ["a lower --optimizer.lr", "a longer --schedule.warmup_iterations"]
-        remedies += [] if self.trainer.gradient_clip_val else ["--trainer.gradient_clip_val 35"]
+        remedies += [] if self.trainer.gradient_clip_val else ["--trainer.gradient_clip_val 5"]
         remedies += [] if self.trainer.precision.startswith("32") else ["--trainer.precision 32-true"]
         return f"Usual remedies: {', '.join(remedies)}. Nothing of it was saved: the last checkpoint is sound."
 

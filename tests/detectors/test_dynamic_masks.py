@@ -93,18 +93,18 @@ def test_the_mask_loss_is_weighted_with_the_cells_own_scores_in_float64():
     masks = outputs.tasks["mask"]
     assert isinstance(masks, DynamicMasks)
     weights = outputs.classification.candidate_logits.double().sigmoid().amax(dim=1)
-    kernels = masks.kernels.detach().double().requires_grad_()
-    features = masks.features.detach().double().requires_grad_()
+    kernels = masks.coefficients.detach().double().requires_grad_()
+    features = masks.maps.detach().double().requires_grad_()
     image = torch.repeat_interleave(torch.arange(2), torch.tensor(masks.counts))
     p = torch.einsum("pe,pehw->phw", kernels, features[image]).sigmoid()
-    truths = torch.stack([masks.truths[i][own] for i, own in zip(image.tolist(), masks.objects, strict=True)]).double()
+    truths = masks.objects[masks.truth].double()
     dice = 2 * (p * truths).sum((1, 2)) / (p.square().sum((1, 2)) + truths.square().sum((1, 2)) + 0.002)
     mean = (weights * (1 - dice)).sum() / weights.sum()
     factor = (losses["loss_rank"] + losses["loss_sort"]).detach().double() / mean.detach()
     torch.testing.assert_close(losses["loss_mask"].double(), factor * mean, rtol=1e-5, atol=0)
     assert model.statistics["balance_grid"].item() == pytest.approx(factor.item(), rel=1e-5)
     expected = torch.autograd.grad(factor * mean, [kernels, features])
-    found = torch.autograd.grad(losses["loss_mask"], [masks.kernels, masks.features])
+    found = torch.autograd.grad(losses["loss_mask"], [masks.coefficients, masks.maps])
     for gradient, own in zip(found, expected, strict=True):
         torch.testing.assert_close(gradient.double(), own, rtol=1e-3, atol=1e-7)
 
@@ -112,25 +112,26 @@ def test_the_mask_loss_is_weighted_with_the_cells_own_scores_in_float64():
 def masks_of(counts: Sequence[int], side: int = 12) -> DynamicMasks:
     generator = torch.Generator().manual_seed(1)
     number, images = sum(counts), len(counts)
+    image = torch.repeat_interleave(torch.arange(images), torch.tensor(counts))
     return DynamicMasks(
         torch.randn(number, 8, generator=generator).requires_grad_(),
         torch.randn(images, 8, side, side, generator=generator).requires_grad_(),
         counts,
-        [torch.rand(4, side, side, generator=generator) < 0.4 for _ in range(images)],
-        torch.randint(4, (number,), generator=generator),
+        4 * image + torch.randint(4, (number,), generator=generator),
+        torch.rand(4 * images, side, side, generator=generator) < 0.4,
     )
 
 
 @pytest.mark.parametrize("at_once", [1, 5])
 def test_masks_made_again_in_the_backward_pass_change_nothing(monkeypatch: pytest.MonkeyPatch, at_once: int):
     held, weights = masks_of((7, 0, 12)), torch.linspace(0.1, 2, 19)
-    gradients = torch.autograd.grad((weights * held.errors).sum(), [held.kernels, held.features])
-    monkeypatch.setattr("rst.detectors.losses.dynamic_masks.PIXELS_AT_ONCE", at_once * 144)
+    gradients = torch.autograd.grad((weights * held.errors).sum(), [held.coefficients, held.maps])
+    monkeypatch.setattr(DynamicMasks, "cells_at_once", at_once * 144)
     again = masks_of((7, 0, 12))
     torch.testing.assert_close(again.quality, held.quality, rtol=1e-6, atol=0)
     loss = (weights * again.errors).sum()
     for _ in range(2):  # `task_balance="magnitude"` goes backward twice
-        found = torch.autograd.grad(loss, [again.kernels, again.features], retain_graph=True)
+        found = torch.autograd.grad(loss, [again.coefficients, again.maps], retain_graph=True)
         for gradient, expected in zip(found, gradients, strict=True):
             torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7)
     assert not found[1][1].any(), "an image without positives has a gradient, of 0"
@@ -138,7 +139,7 @@ def test_masks_made_again_in_the_backward_pass_change_nothing(monkeypatch: pytes
 
 def test_memory_is_bounded_by_a_part(monkeypatch: pytest.MonkeyPatch):
     """400 masks of 48 x 48 in parts of eight: no tensor of all of them, in neither pass."""
-    monkeypatch.setattr("rst.detectors.losses.dynamic_masks.PIXELS_AT_ONCE", 8 * 48 * 48)
+    monkeypatch.setattr(DynamicMasks, "cells_at_once", 8 * 48 * 48)
     masks = masks_of((150, 250), 48)
     held: dict[int, int] = {}  # numbers of each memory: views of the features are one
 
@@ -148,13 +149,15 @@ def test_memory_is_bounded_by_a_part(monkeypatch: pytest.MonkeyPatch):
 
     with Largest() as largest, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         masks.errors.sum().backward()
-    assert masks.kernels.grad is not None
-    assert masks.kernels.grad.any(dim=1).all()
-    assert largest.numbers == masks.features.numel() == 16 * 48 * 48, "the gradient of the features"
+    assert masks.coefficients.grad is not None
+    assert masks.coefficients.grad.any(dim=1).all()
+    assert largest.numbers == masks.maps.numel() == 16 * 48 * 48, "the gradient of the features"
     assert sum(held.values()) < 50 * 48 * 48, "400 masks would be held"
 
 
 def test_wrong_numbers_of_positives():
     masks = masks_of((3, 2))
-    with pytest.raises(ValueError, match=r"numbers of positives differ: \{'kernels': 5, 'counts': 4, 'objects': 5\}"):
-        DynamicMasks(masks.kernels, masks.features, (3, 1), masks.truths, masks.objects)
+    with pytest.raises(
+        ValueError, match=r"numbers of positives differ: \{'coefficients': 5, 'counts': 4, 'truth': 5\}"
+    ):
+        DynamicMasks(masks.coefficients, masks.maps, (3, 1), masks.truth, masks.objects)

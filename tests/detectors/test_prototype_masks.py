@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from rst.detectors.detections.paste import upsampled_masks
 from rst.detectors.geometry.masks import shrink_masks
-from rst.detectors.losses import prototype_masks
 from rst.detectors.losses.prototype_masks import PrototypeMasks, semantic_cross_entropy
 
 COUNTS, OBJECTS = [3, 0, 4], [0, 2, 0, 3, 3, 4, 5]  # positives of each image, their objects
@@ -20,7 +19,7 @@ def masks(dtype: torch.dtype = torch.float32) -> PrototypeMasks:
     boxes = [[1.5, 2, 6.2, 8], [0, 0, 9, 12], [4, 4, 4.2, 4.2], [-3, 5, 2, 20], [7, 1, 9, 3], [2.5, 2.5, 7.5, 9.5]]
     return PrototypeMasks(
         coefficients=torch.randn(7, 5, generator=generator).requires_grad_(),
-        prototypes=torch.rand(3, 5, 12, 9, generator=generator, dtype=dtype).requires_grad_(),
+        maps=torch.rand(3, 5, 12, 9, generator=generator, dtype=dtype).requires_grad_(),
         counts=COUNTS,
         truth=torch.tensor(OBJECTS),
         objects=torch.rand(6, 12, 9, generator=generator) > 0.5,
@@ -34,7 +33,7 @@ def restated(task: PrototypeMasks) -> list[tuple[Tensor, Tensor, Tensor, Tensor]
     for number, (image, truth) in enumerate(zip(images, OBJECTS, strict=True)):
         logits = torch.zeros(12, 9, dtype=torch.float64)
         for k in range(5):
-            logits = logits + task.coefficients[number, k].double() * task.prototypes[image, k].double()
+            logits = logits + task.coefficients[number, k].double() * task.maps[image, k].double()
         left, top, right, bottom = task.boxes[truth].double()
         inside = torch.zeros(12, 9, dtype=torch.bool)
         for y in range(12):
@@ -46,7 +45,7 @@ def restated(task: PrototypeMasks) -> list[tuple[Tensor, Tensor, Tensor, Tensor]
 
 @pytest.mark.parametrize("at_once", [1, 250, 1 << 23])
 def test_dice_and_its_gradient(monkeypatch, at_once: int):
-    monkeypatch.setattr(prototype_masks, "CELLS_AT_ONCE", at_once)
+    monkeypatch.setattr(PrototypeMasks, "cells_at_once", at_once)
     task, weights = masks(), torch.arange(1.0, 8)
     (task.errors * weights).sum().backward()
     other = masks()
@@ -56,13 +55,13 @@ def test_dice_and_its_gradient(monkeypatch, at_once: int):
         dice.append(2 * (p * t).sum() / (p.square().sum() + t.square().sum() + 1e-5))
     torch.testing.assert_close(task.quality.double(), torch.stack(dice), rtol=1e-5, atol=1e-7)
     ((1 - torch.stack(dice)) * weights).sum().backward()
-    for own, expected in ((task.coefficients, other.coefficients), (task.prototypes, other.prototypes)):
+    for own, expected in ((task.coefficients, other.coefficients), (task.maps, other.maps)):
         torch.testing.assert_close(own.grad, expected.grad, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("at_once", [1, 1 << 23])
 def test_cross_entropy_with_and_without_sizes(monkeypatch, at_once: int):
-    monkeypatch.setattr(prototype_masks, "CELLS_AT_ONCE", at_once)
+    monkeypatch.setattr(PrototypeMasks, "cells_at_once", at_once)
     sums, areas = [], []
     for p, t, inside, area in restated(masks()):
         sums.append((-(t * p.log() + (1 - t) * (1 - p).log()) * inside).sum())
@@ -90,7 +89,7 @@ def test_a_thousand_masks_are_never_there_at_once():
     task = PrototypeMasks(coefficients, prototypes, [400, 600], truth, objects, torch.cat((corner, corner + 30), 1))
     with Largest() as largest:
         task.errors.sum().backward()
-    assert largest.numbers <= prototype_masks.CELLS_AT_ONCE < 1000 * 138**2 / 2
+    assert largest.numbers <= PrototypeMasks.cells_at_once < 1000 * 138**2 / 2
     assert coefficients.grad.any(dim=1).all()
 
 

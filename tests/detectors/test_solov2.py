@@ -80,7 +80,7 @@ def test_padding_belongs_to_no_object_and_to_no_detection():
     model = build()
     given = record(model.loss, "forward", argument=True)
     model(images, targets)
-    truths = given[0].tasks["mask"].truths
+    truths = given[0].tasks["mask"].objects.split([2, 1])
     assert [tuple(masks.shape) for masks in truths] == [(2, 24, 24), (1, 24, 24)]
     assert not truths[0][:, 16:].any(), "the first image is 64 x 96"
     assert not truths[1][:, :, 16:].any(), "the second is 90 x 64"
