@@ -4,13 +4,14 @@ A part has a folder. `outcome.json` is written into it last, in one step. So a p
 repeated.
 """
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from shutil import rmtree, which
@@ -79,11 +80,23 @@ def run_part(
         outcome = Outcome("not run", f"{part.tool} not found", 0.0, key)
     else:
         begin = time.monotonic()
-        with (folder / "output.log").open("wb") as log, watched(uuid, folder / "clocks.csv"):
+        with _interruptible(), (folder / "output.log").open("wb") as log, watched(uuid, folder / "clocks.csv"):
             result, note = _run_commands(part, folder, {**environment, **part.variables}, log, begin + limit)
         outcome = Outcome(result, note, round(time.monotonic() - begin, 1), key)
     write_atomically(folder / "outcome.json", json.dumps(asdict(outcome), indent=1))
     return outcome
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """A shell starts what it runs in the background with SIGINT ignored, and every child would inherit that."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run_commands(

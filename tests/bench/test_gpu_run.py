@@ -79,6 +79,17 @@ except KeyboardInterrupt:
         assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
+def test_a_part_can_be_interrupted_also_where_a_shell_has_signals_ignored(tmp_path):
+    """As for what a shell starts in the background: the part would go on until it is killed."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        outcome = run(part("import signal; raise SystemExit(signal.getsignal(2) is signal.SIG_IGN)"), tmp_path / "one")
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert outcome.result == "passed"
+
+
 def test_without_its_tool_a_part_is_not_run_and_that_is_no_failure(tmp_path):
     outcome = run(part("raise SystemExit(1)", tool="no-such-sanitizer"), tmp_path / "one")
     assert (outcome.result, outcome.note, outcome.good) == ("not run", "no-such-sanitizer not found", True)
