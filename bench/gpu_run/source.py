@@ -75,6 +75,15 @@ def sources() -> str:
     return found.hexdigest()[:16]
 
 
+def kernels() -> dict[str, list[str]]:
+    """The names of the Triton kernels that are launched, by the file that they are in."""
+    found = {}
+    for path in sorted((TREE / "kernels").glob("triton_*.py")):
+        names = re.findall(r"^def (\w+_kernel)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+        found |= {path.stem: names} if names else {}
+    return found
+
+
 def slug(name: str) -> str:
     """A device's name as the name of a file."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
