@@ -33,10 +33,11 @@ def replace_infinities(logits, lowest, highest, minus, plus):
     """Logits at finite distances and with the same H against every positive; a NaN stays one. For the breakpoints.
 
     The twin of `torch_step.replace_infinities`, but always on, because the host must not read a value. That is as
-    exact: a logit 2 d or more away from all finite positives has the H of one at that distance.
+    exact: a logit 2 d or more away from all finite positives has the H of one at that distance. An infinite logit is
+    one by itself, whatever the bounds: beside positives of nearly 1e30 they lie beyond it.
     """
-    logits = tl.where(logits > highest, tl.where(logits >= LARGEST, plus, highest), logits)
-    return tl.where(logits < lowest, tl.where(logits <= -LARGEST, minus, lowest), logits)
+    finite = tl.where(logits > highest, highest, tl.where(logits < lowest, lowest, logits))
+    return tl.where(logits >= LARGEST, plus, tl.where(logits <= -LARGEST, minus, finite))
 
 
 @triton.jit

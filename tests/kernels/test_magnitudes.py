@@ -15,7 +15,8 @@ from rst.kernels import torch_pairs
 # A distance in deltas may be too large for float32. The interpreter warns of it, and H is 1 there.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 
-SEEDS = range(8) if INTERPRETED else range(300)
+# 268: positives beside the largest logits, and at them
+SEEDS = (*range(8), 268) if INTERPRETED else range(300)
 ALTERNATING = (torch.arange(8) % 2 == 1) * 0.8
 
 
@@ -43,6 +44,19 @@ def test_other_losses_equal_the_dense_equations(backend, device, name):
         assert abs(value.double() - truth) <= abs(yardstick.double() - truth) + 3e-7 * max(1.0, abs(truth)), seed
         margin = (yardstick_gradient.double() - true_gradient).abs().sum() + 1e-6 * true_gradient.abs().sum() + 1e-9
         assert (gradient.double() - true_gradient).abs().sum() <= margin, seed
+
+
+@every_backend
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("of_positives", [True, False])
+def test_beside_the_largest_logits(backend, device, sign, of_positives):
+    """What counts as infinite is above or below everything else, however near that is."""
+    largest = limit(backend)
+    logits = torch.tensor([largest, largest, largest, largest * 0.9995, largest * 0.99, 1.0, 0.0]) * sign
+    qualities = torch.tensor([0.5, 0, 0.8, 0.7, 0, 0.9, 0]) if of_positives else torch.tensor([0, 0, 0, 0.7, 0, 0.9, 0])
+    for delta in (0.0, 0.5, 1e20):
+        ranking = Ranking(logits, qualities, delta)
+        assert_exact(both_parts(ranking, backend, device), ranking)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the pairs of the torch backend")

