@@ -11,6 +11,7 @@ from torch import nn
 
 from rst.cli.config_files import check_config_file
 from rst.cli.mistakes import summarise, unwrap
+from rst.cli.model_arguments import arguments as model_arguments
 from rst.cli.model_arguments import groups, never_null
 from rst.data import DetectionData
 from rst.training import CheckpointSettings, ConfigError, OptimizerSettings, ScheduleSettings
@@ -81,12 +82,15 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def parse_config(arguments: Sequence[str], config: Path | str | None = None) -> tuple[ArgumentParser, Namespace]:
+def parse_config(
+    arguments: Sequence[str], config: Path | str | None = None, options: Sequence[str] = ("output", "resume")
+) -> tuple[ArgumentParser, Namespace]:
     """Read a configuration file and the overrides on the command line.
 
     Args:
         arguments: `--config FILE` and overrides as `--section.key value`.
         config: a file, or its content, that comes before everything in `arguments`.
+        options: names of the command's own options, with underscores: an unknown key may have meant one of them.
 
     Returns:
         the parser, which can dump and instantiate, and the settings.
@@ -102,9 +106,10 @@ def parse_config(arguments: Sequence[str], config: Path | str | None = None) -> 
     try:
         return parser, parser.parse_args(arguments)
     except ArgumentError as error:
-        raise ConfigError(_explain(parser, arguments, str(error))) from error
+        raise ConfigError(_explain(parser, arguments, str(error), options)) from error
     except (KeyError, TypeError, AttributeError, RecursionError, OSError) as error:  # jsonargparse's, on odd values
-        raise ConfigError(_explain(parser, arguments, f"cannot be read: {type(error).__name__}: {error}")) from error
+        said = f"cannot be read: {type(error).__name__}: {error}"
+        raise ConfigError(_explain(parser, arguments, said, options)) from error
 
 
 def instantiate(parser: ArgumentParser, settings: Namespace) -> Namespace:
@@ -145,13 +150,13 @@ def _check_groups(settings: Namespace) -> None:
             raise ConfigError(f"model.{key}: must not be null")
 
 
-def build_experiment(arguments: Sequence[str], config: Path | str | None) -> Namespace:
+def build_experiment(arguments: Sequence[str], config: Path | str | None, options: Sequence[str]) -> Namespace:
     """Model, data and settings of a configuration, as a training begins with them but for pretrained weights.
 
     Raises:
         ConfigError, ValueError: see `parse_config` and `instantiate`.
     """
-    parser, settings = parse_config(arguments, config)
+    parser, settings = parse_config(arguments, config, options)
     seed_everything(settings.seed, verbose=False)
     return instantiate(parser, without_pretraining(settings))
 
@@ -183,18 +188,20 @@ def trainer_options(settings: Namespace) -> dict[str, Any]:
     return dict(vars(settings.trainer))
 
 
-def _explain(parser: ArgumentParser, arguments: Sequence[str], text: str) -> str:
+def _explain(parser: ArgumentParser, arguments: Sequence[str], text: str, options: Sequence[str]) -> str:
     """jsonargparse's message in one line, with the place of the mistake in front."""
-    place = "command line"
+    place, keys = "command line", [*parser.get_defaults().keys()]
     for file in _config_files(arguments):
         try:
-            parser.parse_args(["--config", file])
+            settings = parser.parse_args(["--config", file])
         except (ArgumentError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
             if "required" not in str(error):  # the rest may be on the command line
                 place = "the checkpoint's own configuration" if _is_content(file) else file
                 text = str(error) if isinstance(error, ArgumentError) else text
                 break
-    return f"{place}: {summarise(text, [*parser.get_defaults().keys(), 'output', 'resume'])}"
+        else:
+            keys += [f"model.{name}" for name in model_arguments(settings.model.class_path)]
+    return f"{place}: {summarise(text, keys, options)}"
 
 
 def _is_content(config: str) -> bool:

@@ -147,7 +147,7 @@ def _settings(options: argparse.Namespace, overrides: list[str]) -> dict[str, An
     from rst.cli.config import build_experiment
     from rst.cli.masks import check_masks
 
-    built = build_experiment(overrides, options.config)
+    built = build_experiment(overrides, options.config, [*vars(options)])
     if not hasattr(built.model, "positives"):
         name = type(built.model).__name__
         raise ConfigError(f"--config {options.config}: {name} assigns no anchors: nothing to count")

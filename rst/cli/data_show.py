@@ -67,7 +67,7 @@ def _show(options: argparse.Namespace, overrides: list[str]) -> int:
     from rst.cli.masks import check_masks
     from rst.evaluation.fonts import font_note
 
-    built = build_experiment(overrides, options.config)
+    built = build_experiment(overrides, options.config, [*vars(options)])
     data, model = built.data, built.model
     check_masks(model, data)
     data.val_masks = True

@@ -145,7 +145,7 @@ def _evaluate_checkpoint(options: argparse.Namespace, overrides: list[str]) -> i
     # All data on one device of this machine, whatever the training used, unless the command line says otherwise.
     defaults = ["accelerator=auto", "devices=1", "num_nodes=1", "strategy=auto", "limit_val_batches=null"]
     overrides = [*(f"--trainer.{default}" for default in defaults), *overrides]
-    trained = load_trained(options.checkpoint, options.config, overrides)
+    trained = load_trained(options.checkpoint, options.config, overrides, [*vars(options)])
     check_trainer(trained.settings)
     data = trained.settings.data
     output = options.output or trained.run / "evaluation"

@@ -5,15 +5,16 @@ from collections.abc import Iterable
 from traceback import walk_tb
 
 from rst.cli.model_arguments import arguments, groups
-from rst.cli.suggestions import nearest
+from rst.cli.suggestions import nearest, nearest_option
 
 
-def summarise(text: str, known_keys: Iterable[str]) -> str:
+def summarise(text: str, known_keys: Iterable[str], options: Iterable[str] = ()) -> str:
     """A message of jsonargparse, shortened to the key, the fault and a suggestion.
 
     Args:
         text: the message of its ArgumentError.
-        known_keys: the keys of the configuration outside the model, dotted.
+        known_keys: the keys of the configuration, dotted.
+        options: names of the command's own options, with underscores.
     """
     path = ".".join(re.findall(r'Parser key "([^"]+)"', text))
     class_path = _first(r"class_path '([^']+)'", text)
@@ -25,7 +26,11 @@ def summarise(text: str, known_keys: Iterable[str]) -> str:
     if unknown:
         key = f"{path}.{unknown}" if path else unknown
         of = f" of {class_path}" if class_path else ""
-        close = nearest(unknown, arguments(class_path) if class_path else _with_sections(known_keys))
+        if class_path:
+            close = nearest(unknown, arguments(class_path))
+        else:
+            option = nearest_option(unknown, options)
+            close = option.replace("_", "-") if option else nearest(unknown, _with_sections(known_keys))
         return f"unknown key {key}{of}" + (f" (did you mean {close}?)" if close else "")
     if section := _first(r"""^\s*Parser key "(\w+)":\s+Unable to load config ['"]""", text):
         return f"{section}: is a section; set its keys, as --{section}.KEY VALUE"

@@ -122,7 +122,7 @@ def _predict(options: argparse.Namespace, inputs: list[Path], overrides: list[st
     from rst.evaluation.fonts import font_note
 
     device = _device(options.device)
-    trained = load_trained(options.checkpoint, options.config, overrides)
+    trained = load_trained(options.checkpoint, options.config, overrides, [*vars(options)])
     trained.model.to(device)
     names = trained.class_names or [str(label) for label in range(int(trained.model.num_classes))]  # pyright: ignore[reportArgumentType]
     if categories is not None:

@@ -48,8 +48,39 @@ OTHER_NAMES = {
     "detections.nms_iou": "nms nms_thresh nms_threshold iou_thres iou_threshold",
     "detections.limit": "max_det max_per_img detections_per_img max_detections top_k topk",
 }
-_KEY_OF = {name.replace("_", ""): key for key, names in OTHER_NAMES.items() for name in names.split()}
+# The same for the options of commands that take a checkpoint, with underscores
+OTHER_OPTIONS = {
+    "threshold": "score_threshold score_thresh score_thr conf conf_thres confidence box_score_thresh min_score",
+    "batch_size": "batch bs batchsize images_per_batch",
+    "device": "devices gpu gpus gpu_id cuda accelerator",
+    "checkpoint": "weights ckpt ckpt_path model resume load_from",
+    "output": "out output_dir out_dir outdir save_dir work_dir",
+    "annotations": "ann ann_file annotation_file json",
+}
+
+
+def _key_of(others: dict[str, str]) -> dict[str, str]:
+    return {name.replace("_", ""): key for key, names in others.items() for name in names.split()}
+
+
+_KEY_OF, _OPTION_OF = _key_of(OTHER_NAMES), _key_of(OTHER_OPTIONS)
 LEAST = 0.7  # similarity of the last parts, of 1
+
+
+def nearest_option(unknown: str, options: Iterable[str]) -> str | None:
+    """The option of a command that was probably meant, or None.
+
+    Args:
+        unknown: a key, dotted; a key of a section means no option.
+        options: their names, with underscores.
+    """
+    options, name = list(options), unknown.lower().replace("-", "_")
+    meant = _OPTION_OF.get(name.replace("_", ""))
+    if "." in name:
+        return None
+    if meant in options or name.replace("_", "") in _KEY_OF:
+        return meant if meant in options else None  # another tool's name for a key is no misspelt option
+    return nearest(unknown, options)
 
 
 def nearest(unknown: str, known: Iterable[str]) -> str | None:

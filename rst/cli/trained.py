@@ -1,5 +1,6 @@
 """A detector as a checkpoint holds it: settings, model and class names in one call."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,13 +33,14 @@ class Trained:
     run: Path
 
 
-def load_trained(checkpoint: Path, config: Path | None, overrides: list[str]) -> Trained:
+def load_trained(checkpoint: Path, config: Path | None, overrides: list[str], options: Sequence[str] = ()) -> Trained:
     """Build the model of a checkpoint and load its weights.
 
     Args:
         checkpoint: file, or folder of a run, whose best (else last) checkpoint is meant.
         config: settings; if None those in the run's folder, else those stored in the checkpoint itself.
         overrides: `--section.key value` on top of them.
+        options: see `parse_config`.
     """
     if checkpoint.is_dir():
         folder = RunFolder(checkpoint)
@@ -52,9 +54,9 @@ def load_trained(checkpoint: Path, config: Path | None, overrides: list[str]) ->
     if config is None and folder.config.is_file():
         config = folder.config
     if config is not None:
-        parser, settings = parse_config(overrides, config)
+        parser, settings = parse_config(overrides, config, options)
     elif record.get("config"):
-        parser, settings = parse_config(overrides, record["config"])
+        parser, settings = parse_config(overrides, record["config"], options)
     else:
         raise ConfigError(f"{folder.config}: no such file; name the model's settings with --config")
     built = instantiate(parser, without_pretraining(settings))

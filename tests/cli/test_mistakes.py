@@ -9,7 +9,7 @@ from rst.cli.config import build_parser, check_trainer, dump_config, instantiate
 from rst.cli.main import main
 from rst.cli.mistakes import _with_sections
 from rst.cli.model_arguments import arguments as arguments_of
-from rst.cli.suggestions import OTHER_NAMES, nearest
+from rst.cli.suggestions import OTHER_NAMES, OTHER_OPTIONS, nearest
 from rst.training import ConfigError
 
 ATSS = ["--model", "rst.detectors.atss", "--model.num_classes", str(CLASSES), "--model.backbone.name", "mobilenet_v2"]
@@ -232,8 +232,32 @@ def test_the_key_that_was_meant(unknown, meant):
     assert nearest(unknown, keys) == meant
 
 
+@pytest.mark.parametrize(
+    ("unknown", "meant"),
+    [
+        ("score-threshold", "--threshold"),
+        ("conf", "--threshold"),
+        ("treshold", "--threshold"),
+        ("batch", "--batch-size"),
+        ("gpus", "--device"),
+        ("nms", "--model.detections.nms_iou"),
+        ("centernes", "--model.centerness"),
+        ("data.exiff", "--data.exif"),
+        ("foo", None),
+    ],
+)
+def test_the_option_of_a_command_that_was_meant(tree, unknown, meant):
+    """A command's own options, then the keys of its run, those of the model too."""
+    options = ["checkpoint", "output", "config", "threshold", "format", "annotations", "device", "batch_size"]
+    with pytest.raises(ConfigError) as refusal:
+        parse_config([f"--{unknown}", "1"], tree / "configs/sample/rs_atss_mobilenetv2.yaml", options)
+    suggested = f" (did you mean {meant.removeprefix('--')}?)" if meant else ""
+    assert str(refusal.value) == f"command line: unknown key {unknown}{suggested}"
+
+
 def test_names_of_others_stand_for_one_key_that_exists():
     own = [*arguments_of("rst.detectors.atss"), "output", "resume"]
     assert OTHER_NAMES.keys() <= {*own, *(key for key, _ in build_parser().get_defaults().items())}
-    names = " ".join(OTHER_NAMES.values()).split()
-    assert len(names) == len(set(names)), "a name stands for one key"
+    for others in (OTHER_NAMES, OTHER_OPTIONS):
+        names = " ".join(others.values()).split()
+        assert len(names) == len(set(names)), "a name stands for one key"
