@@ -1,6 +1,7 @@
 """A study as a person runs it, with a stand-in for `rst train`: resumed, failed, interrupted, several at once."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -130,6 +131,16 @@ def test_other_settings_need_another_folder(tmp_path: Path, capsys):
     (tmp_path / "config.yaml").write_text("seed: 1\n")
     assert main([str(file), "--output", str(tmp_path / "out"), "--table"]) == 2
     assert "(the content of " in capsys.readouterr().err
+
+
+def test_a_run_that_trained_nothing_takes_other_settings(tmp_path: Path, capsys):
+    """A mistake in the study's file is mended in it."""
+    assert study(tmp_path, "refuse", "--only", "bad") == 1
+    assert study(tmp_path, "train", "--only", "bad") == 0
+    assert "bad seed 0: failed" not in capsys.readouterr().out.split("[1/2]")[-1]
+    state = json.loads((tmp_path / "out/bad/seed_0/state.json").read_text())
+    assert "--do=train" in state["arguments"]
+    assert study(tmp_path, "refuse", "--only", "bad") == 2, "but now it has a result"
 
 
 def test_mistakes_have_exit_code_2_and_leave_nothing(tmp_path: Path, capsys):

@@ -56,6 +56,17 @@ def read_state(folder: Path) -> State | None:
     return State(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
+def last_checkpoint(folder: Path) -> Path:
+    """The checkpoint from which the run in a folder of a study goes on."""
+    return folder / "run" / "checkpoints" / "last.ckpt"
+
+
+def read_begun(folder: Path) -> State | None:
+    """The state of a run that has a result or goes on; None for one that starts anew, whatever it was to be before."""
+    state = read_state(folder)
+    return state if state and (state.status in ENDED or last_checkpoint(folder).is_file()) else None
+
+
 def write_state(folder: Path, state: State) -> None:
     write_whole(folder / "state.json", json.dumps(asdict(state), indent=2) + "\n")
 
@@ -63,7 +74,7 @@ def write_state(folder: Path, state: State) -> None:
 def check_same(run: Run, output: Path) -> None:
     """ValueError where the folder of a run has one with other settings: its results would be taken for this one's."""
     folder = run.folder(output)
-    before, now = read_state(folder), State.of_new(run)
+    before, now = read_begun(folder), State.of_new(run)
     if before is None or (before.arguments, before.config) == (now.arguments, now.config):
         return
     changed = sorted(set(before.arguments) ^ set(now.arguments)) or [f"the content of {run.config}"]

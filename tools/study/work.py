@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from .plan import Run
-from .records import State, read_state, write_state
+from .records import State, last_checkpoint, read_begun, write_state
 
 # Works where rst is on PYTHONPATH only. -P: not this tree's rst/, which lacks the mapped rst.kernels and rst.detectors.
 TRAIN = (sys.executable, "-P", "-m", "rst.cli.main", "train")
@@ -106,10 +106,10 @@ def threads_each(jobs: int) -> int:
 def _start(run: Run, output: Path, environment: dict[str, str], lock: IO[str]) -> _Process:
     folder = run.folder(output)
     folder.mkdir(parents=True, exist_ok=True)
-    state = replace(read_state(folder) or State.of_new(run), status="started", last_line="")
+    state = replace(read_begun(folder) or State.of_new(run), status="started", last_line="")
     write_state(folder, state)
     place = folder / "run"
-    if (place / "checkpoints" / "last.ckpt").is_file():
+    if last_checkpoint(folder).is_file():
         arguments = ["--resume", str(place)]
     else:
         shutil.rmtree(place, ignore_errors=True)  # stopped before its first checkpoint
