@@ -18,6 +18,7 @@ from .detections.select_masks import MaskDetectionSettings, select_masks
 from .detector import Detector, Positives
 from .features.backbones import PyramidBackbone
 from .features.inputs import Batch
+from .geometry.constants import constant
 from .geometry.ground_truth import GroundTruth
 from .geometry.layout import MapLayout
 from .geometry.mask_shapes import coarse_masks
@@ -121,7 +122,7 @@ class GridDetector(Detector):
         scores = torch.cat([points_nms(self._scores(level)).flatten(2) for level in predicted.logits], dim=2)
         kernels = torch.cat([level.flatten(2) for level in predicted.kernels], dim=2)  # (n, E, N)
         level, _ = grid_cells(self.head.cells, scores.device)
-        least = torch.tensor(self.detections.least_cells, dtype=torch.int64, device=scores.device)[level]
+        least = constant(self.detections.least_cells, torch.int64, scores.device)[level]
         per_image = zip(scores.mT, kernels.mT, predicted.features, batch.sizes, strict=True)
         return [
             select_masks(of_cells, own, features, least, shape, self.detections)

@@ -50,15 +50,15 @@ def gather_levels(levels: Sequence[Tensor], index: Tensor, valid: Tensor | None 
         index = index.masked_fill(~valid, 0)
         if not any(level.numel() for level in levels):
             return levels[0].new_zeros(index.shape)
+    flat, values = index.reshape(-1), None
     if len(levels) == 1:
-        return levels[0][index]
-    values = levels[0].new_zeros(index.shape)
+        return levels[0].gather(0, flat).view(index.shape)
     for level, offset in zip(levels, level_offsets(levels), strict=True):
         if level.numel():
-            local = index - offset
-            inside = (local >= 0) & (local < level.numel())
-            values = torch.where(inside, level[local.clamp(0, level.numel() - 1)], values)
-    return values
+            # one gather a level: its backward pass is one addition to places, where that of an index would sort them
+            own = level.gather(0, (flat - offset).clamp(0, level.numel() - 1))
+            values = own if values is None else torch.where(flat >= offset, own, values)
+    return (levels[0].new_zeros(flat.shape) if values is None else values).view(index.shape)
 
 
 def is_ignored(ignore: Tensor) -> Tensor:

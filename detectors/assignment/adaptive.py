@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..geometry.boxes import paired_iou
+from ..geometry.constants import constant
 from .scene import NEGATIVE, Assigner, Predictions, Scene
 
 # Pixels by which the centre of an anchor must be inside its object (published code).
@@ -71,9 +72,9 @@ class AdaptiveAssigner(Assigner):
     ) -> Candidates:
         """The anchors of each level that are nearest to each object, K = L * candidates_per_level."""
         device, layout = boxes.device, scene.layout
-        stride = torch.tensor(scene.strides, dtype=torch.int64, device=device)  # (L,)
-        sizes = torch.tensor(layout.sizes, dtype=torch.int64, device=device)  # (L, 2): rows and columns
-        extents = torch.tensor(scene.extents, dtype=torch.int64, device=device)
+        stride = constant(scene.strides, torch.int64, device)  # (L,)
+        sizes = constant(layout.sizes, torch.int64, device)  # (L, 2): rows and columns
+        extents = constant(scene.extents, torch.int64, device)
         limit = torch.minimum(-(-extents[:, None] // stride[:, None]), sizes)[image]
         rows, columns = limit.unbind(-1)  # (G, L) each
         x, y = (0.5 * (boxes[:, :2] + boxes[:, 2:])).T[..., None]  # (G, 1) each

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..geometry.boxes import paired_iou
+from ..geometry.constants import constant
 from ..geometry.ground_truth import NO_TRUTH, GroundTruth
 from ..geometry.layout import PADDING, MapLayout, padded_sizes
 from .scene import Scene
@@ -95,7 +96,7 @@ class AnchorGenerator(nn.Module):
         if all(size == padded_size for size in padded):
             return None
         device = self.cells[0].device
-        heights, widths = torch.tensor(padded, dtype=torch.int64, device=device).T[..., None]  # (n, 1) each
+        heights, widths = constant(padded, torch.int64, device).T[..., None]  # (n, 1) each
         levels = []
         for step, (height, width) in zip(self.steps, layout.sizes, strict=True):
             below = self._centres(height, step, device) >= heights  # (n, H)

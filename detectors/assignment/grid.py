@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..geometry.constants import constant
 from ..geometry.ground_truth import GroundTruth
 from ..geometry.mask_shapes import mass_centres
 from ..geometry.numbers import require_above_zero, require_count, require_share
@@ -88,10 +89,10 @@ class GridAssigner:
         device = boxes.device
         extent = (boxes[:, 2:] - boxes[:, :2]).double()
         scale = extent.prod(1).sqrt()[:, None]  # (G, 1)
-        smallest, largest = torch.tensor(self.settings.scale_ranges, dtype=torch.float64, device=device).unbind(1)
+        smallest, largest = constant(self.settings.scale_ranges, torch.float64, device).unbind(1)
         in_range = (scale >= smallest) & (scale <= largest)  # (G, L)
-        sides = torch.tensor(self.settings.cells, dtype=torch.float64, device=device)
-        cell = torch.tensor(padded_size[::-1], dtype=torch.float64, device=device) / sides[:, None]  # (L, 2) pixels
+        sides = constant(self.settings.cells, torch.float64, device)
+        cell = constant(padded_size[::-1], torch.float64, device) / sides[:, None]  # (L, 2) pixels
         half = 0.5 * self.settings.centre * extent
         middle, low, high = (
             (place[:, None] / cell).floor() for place in (centres, centres - half, centres + half)
@@ -118,6 +119,6 @@ def grid_cells(sides: Sequence[int], device: torch.device) -> tuple[Tensor, Tens
 def cell_boxes(sides: Sequence[int], padded_size: tuple[int, int], device: torch.device) -> Tensor:
     """(N, 4) float32 XYXY pixels: the cells of the grids of a batch of that height and width."""
     level, place = grid_cells(sides, device)
-    along = torch.tensor(sides, dtype=torch.float32, device=device)[level, None]
-    size = torch.tensor(padded_size[::-1], dtype=torch.float32, device=device)
+    along = constant(sides, torch.float32, device)[level, None]
+    size = constant(padded_size[::-1], torch.float32, device)
     return torch.cat((place * size / along, (place + 1) * size / along), dim=1)

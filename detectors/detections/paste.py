@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..geometry.constants import constant
 from ..geometry.masks import PIXELS_AT_ONCE
 
 
@@ -30,7 +31,7 @@ def paste_masks(
         threshold: lowest probability of the object.
     """
     pasted = torch.zeros(len(boxes), *shape, dtype=torch.bool, device=boxes.device)
-    limit = torch.tensor([shape[1], shape[0]] * 2, dtype=torch.int64, device=boxes.device)
+    limit = constant([shape[1], shape[0]] * 2, torch.int64, boxes.device)
     windows = torch.cat((boxes[:, :2].floor(), boxes[:, 2:].ceil()), dim=1).clamp(min=0).minimum(limit)
     for mask, probability, box, (left, top, right, bottom) in zip(
         pasted, probabilities, boxes.float(), windows.long().tolist(), strict=True

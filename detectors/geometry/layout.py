@@ -15,6 +15,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .constants import constant
+
 PADDING = 32  # pixels: the sides of an image in a batch are multiples of this
 
 
@@ -56,7 +58,7 @@ class MapLayout:
         anchor: Tensor,  # (P,) int64, number of the anchor in its image
     ) -> Tensor:
         """The place of each anchor's level in the pyramid, (P,) int64 from 0."""
-        return torch.bucketize(anchor, anchor.new_tensor(self.counts).cumsum(0), right=True)
+        return torch.bucketize(anchor, constant(self.counts, anchor.dtype, anchor.device).cumsum(0), right=True)
 
     def place(self, image: Tensor, anchor: Tensor, channels: int) -> Tensor:
         """Places in the concatenation of the raveled maps.
@@ -69,7 +71,7 @@ class MapLayout:
         Returns:
             (P, c) int64, all channels of each anchor.
         """
-        area = anchor.new_tensor([height * width for height, width in self.sizes])  # (L,)
+        area = constant([height * width for height, width in self.sizes], anchor.dtype, anchor.device)  # (L,)
         end = (self.anchors * area).cumsum(0)
         level = torch.bucketize(anchor, end, right=True)
         area = area[level]

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from .constants import constant
+
 # Added to the denominator, as published: two empty masks have a Dice coefficient of 0.
 DICE_FLOOR = 1e-5
 PIXELS_AT_ONCE = 2**25  # of masks cut together: 128 MiB of float32
@@ -117,9 +119,11 @@ def _with_boxes(masks: Sequence[Tensor], boxes: Tensor, counts: Sequence[int]) -
         step = max(1, PIXELS_AT_ONCE // max(1, of_image.shape[1] * of_image.shape[2]))
         for start in range(0, len(used), step):
             chunk = used[start : start + step]
-            repeats = torch.tensor([of_masks[i] for i in chunk], dtype=torch.int64, device=boxes.device)
-            index = torch.arange(len(chunk), dtype=torch.int64, device=boxes.device).repeat_interleave(repeats)
+            repeats = constant([of_masks[i] for i in chunk], torch.int64, boxes.device)
+            index = torch.arange(len(chunk), dtype=torch.int64, device=boxes.device).repeat_interleave(
+                repeats, output_size=sum(of_masks[i] for i in chunk)
+            )
             own = boxes[place : place + len(index)]
             place += len(index)
-            planes = of_image[torch.tensor(chunk, dtype=torch.int64, device=of_image.device)].to(boxes.dtype)
+            planes = of_image[constant(chunk, torch.int64, of_image.device)].to(boxes.dtype)
             yield planes, torch.cat((index[:, None].to(own.dtype), own), dim=1)

@@ -18,6 +18,7 @@ from ..assignment.anchors import AnchorGenerator
 from ..assignment.scene import IGNORED, Assigner, Predictions, Scene
 from ..detections.select import suppress_by_group
 from ..geometry.boxes import BoxCoder, to_unit_frame
+from ..geometry.constants import constant
 from ..geometry.numbers import require_count, require_share
 from ..losses.contract import Classification, DetectionLoss, HeadOutputs
 from ..losses.tasks import Boxes
@@ -120,7 +121,7 @@ class RegionProposalNetwork(nn.Module):
         own = gather_levels([level.detach() for level in logits], index)  # (P,)
         boxes = Boxes(
             deltas=gather_levels(predictions.deltas, scene.layout.place(image, anchor, channels=4)).float(),
-            references=positives.new_tensor([-0.5, -0.5, 0.5, 0.5]).expand_as(positives),
+            references=constant([-0.5, -0.5, 0.5, 0.5], positives.dtype, positives.device).expand_as(positives),
             truths=to_unit_frame(scene.truth.all_boxes[match[image, anchor]], positives),
             coder=self.coder,
         )

@@ -4,6 +4,7 @@ n  images    A  anchors per cell    K  outputs per candidate    H, W  cells of a
 P  positives of the batch
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from rst.kernels import gather_levels
 
+from ..geometry.constants import constant
 from ..geometry.numbers import require_above_zero
 from .classifiers import Softmax
 from .contract import Classification, DetectionLoss, HeadLosses, HeadOutputs, head_losses
@@ -108,8 +110,8 @@ def candidate_places(
     outputs: int,
 ) -> Tensor:
     """The places of the same candidates in the concatenation of the raveled maps (n, A, H, W), (P,) int64."""
-    cells = index.new_tensor([shape[2] * shape[3] for shape in shapes])
-    sizes = index.new_tensor([shape[0] * shape[1] * shape[2] * shape[3] for shape in shapes])
+    cells = constant([shape[2] * shape[3] for shape in shapes], index.dtype, index.device)
+    sizes = constant([math.prod(shape) for shape in shapes], index.dtype, index.device)
     end = sizes.cumsum(0)
     level = torch.bucketize(index, end, right=True)
     area, start = cells[level], (end - sizes)[level]

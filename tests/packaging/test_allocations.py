@@ -42,6 +42,42 @@ def test_allocations_name_device_and_dtype(path: Path):
     assert missing(path.read_text(encoding="utf-8")) == []
 
 
+# A copy of the host's numbers to a GPU, from memory that the host may use again; `constant` makes it without a wait
+COPIES = {"tensor", "as_tensor", "scalar_tensor", "from_numpy", "new_tensor"}
+
+
+def waits(source: str) -> list[str]:
+    """The calls that make a GPU's host wait: copies of its numbers, repetitions whose number only the device knows."""
+    tree = ast.parse(source)
+    buffers = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "register_buffer"
+        for inner in ast.walk(node)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)) or node in buffers:
+            continue
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        if node.func.attr in COPIES and given.get("device") != "'cpu'":
+            found.append(f"{node.lineno}: {node.func.attr}")
+        if node.func.attr == "repeat_interleave" and "output_size" not in given:
+            found.append(f"{node.lineno}: repeat_interleave without output_size")
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((TREE / "detectors").rglob("*.py")), ids=lambda path: path.name)
+def test_numbers_of_the_host_reach_a_device_without_a_wait(path: Path):
+    assert waits(path.read_text(encoding="utf-8")) == []
+
+
+def test_that_test_finds_what_it_looks_for():
+    assert waits("x.new_tensor([1])\ntorch.tensor([1], device=x.device)\n") == ["1: new_tensor", "2: tensor"]
+    assert waits("x.repeat_interleave(y)") == ["1: repeat_interleave without output_size"]
+    assert waits("self.register_buffer('a', torch.tensor([1])[None])\ntorch.tensor([1], device='cpu')") == []
+
+
 def test_the_test_finds_what_it_looks_for():
     assert missing("x = torch.zeros(3)\ny = torch.arange(4)\n") == [
         "1: zeros without device, dtype",
