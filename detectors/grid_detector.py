@@ -18,10 +18,10 @@ from .detections.select_masks import MaskDetectionSettings, select_masks
 from .detector import Detector, Positives
 from .features.backbones import PyramidBackbone
 from .features.inputs import Batch
-from .geometry.constants import constant
 from .geometry.ground_truth import GroundTruth
 from .geometry.layout import MapLayout
 from .geometry.mask_shapes import coarse_masks
+from .geometry.transfers import constant
 from .heads.dynamic_masks import GridHead, GridOutputs, MaskFeatures
 from .losses.classifiers import Sigmoid
 from .losses.contract import Classification, DetectionLoss, HeadLosses, HeadOutputs

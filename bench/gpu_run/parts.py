@@ -68,7 +68,14 @@ def _sanitizer(tool: str) -> Part:
 def gpu_parts() -> list[Part]:
     """All parts, in the order in which they run."""
     several = ("-n", str(min(os.cpu_count() or 1, WORKERS)), "--dist", "worksteal") if find_spec("xdist") else ()
-    kernels = ("tests/kernels", "--ignore", "tests/kernels/offline", "--ignore", "tests/kernels/test_group.py")
+    kernels = (
+        "tests/kernels",
+        "tests/detectors/test_transfers.py",
+        "--ignore",
+        "tests/kernels/offline",
+        "--ignore",
+        "tests/kernels/test_group.py",
+    )
     heads = [
         _bench(name, f"losses: heads, {words}", "bench/test_losses.py", "-k", f"test_head and ({words})")
         for name, words in HEADS.items()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..geometry.boxes import paired_iou
-from ..geometry.constants import constant
+from ..geometry.transfers import constant
 from .scene import NEGATIVE, Assigner, Predictions, Scene
 
 # Pixels by which the centre of an anchor must be inside its object (published code).

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..geometry.boxes import paired_iou
-from ..geometry.constants import constant
 from ..geometry.ground_truth import NO_TRUTH, GroundTruth
 from ..geometry.layout import PADDING, MapLayout, padded_sizes
+from ..geometry.transfers import constant
 from .scene import Scene
 
 

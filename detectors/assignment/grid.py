@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..geometry.constants import constant
 from ..geometry.ground_truth import GroundTruth
 from ..geometry.mask_shapes import mass_centres
 from ..geometry.numbers import require_above_zero, require_count, require_share
+from ..geometry.transfers import constant
 from .scene import NEGATIVE
 
 

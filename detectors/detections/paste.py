@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..geometry.constants import constant
 from ..geometry.masks import PIXELS_AT_ONCE
+from ..geometry.transfers import constant
 
 
 def paste_masks(

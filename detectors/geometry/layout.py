@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .constants import constant
+from .transfers import constant
 
 PADDING = 32  # pixels: the sides of an image in a batch are multiples of this
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from .constants import constant
+from .transfers import constant
 
 # Added to the denominator, as published: two empty masks have a Dice coefficient of 0.
 DICE_FLOOR = 1e-5

@@ -18,8 +18,8 @@ from ..assignment.anchors import AnchorGenerator
 from ..assignment.scene import IGNORED, Assigner, Predictions, Scene
 from ..detections.select import suppress_by_group
 from ..geometry.boxes import BoxCoder, to_unit_frame
-from ..geometry.constants import constant
 from ..geometry.numbers import require_count, require_share
+from ..geometry.transfers import constant
 from ..losses.contract import Classification, DetectionLoss, HeadOutputs
 from ..losses.tasks import Boxes
 from .decode import decode_boxes

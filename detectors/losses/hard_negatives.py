@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rst.kernels import gather_levels
 
-from ..geometry.constants import constant
 from ..geometry.numbers import require_above_zero
+from ..geometry.transfers import constant
 from .classifiers import Softmax
 from .contract import Classification, DetectionLoss, HeadLosses, HeadOutputs, head_losses
 from .prototype_masks import PrototypeMasks
