@@ -82,7 +82,9 @@ def gpu_parts() -> list[Part]:
     ]
     short = ("bench/test_losses.py", "bench/test_segments.py", "bench/test_cuda_graph.py", "-k")
     return [
-        Part("tests", "tests of the kernels", (_tests(*kernels, *several, "-k", "not cpu"),), TESTING),
+        Part(
+            "tests", "tests of the kernels", (_tests(*kernels, *several, "-k", "not cpu"),), (*TESTING, "torchvision")
+        ),
         heads[0],
         _bench("short", "segments, CUDA graphs, equal bits", *short, "not test_head and not test_against"),
         _timeline(*TIMELINES),
