@@ -103,12 +103,16 @@ def digest(tensors: list[Tensor]) -> np.ndarray:
 
 
 def platform() -> np.ndarray:
-    """(32,) uint8: a digest of what this machine and torch make of a convolution, a product and an exponential."""
+    """(32,) uint8: a digest of torch's version and of what this machine makes of convolutions, products, exponentials.
+
+    The version is named, because gradients may round otherwise where all of these are equal (torch 2.11 and 2.14).
+    """
     generator = torch.Generator().manual_seed(7)
     x, w = torch.randn(2, 16, 24, 40, generator=generator), torch.randn(32, 16, 3, 3, generator=generator)
     y = nn.functional.conv2d(x, w)
     z = y.flatten(1)[:, :512] @ torch.randn(512, 96, generator=generator)
-    return digest([y, z, z.sigmoid(), z.softmax(1), y.exp().sum((2, 3))])
+    version = torch.tensor(list(torch.__version__.encode()), dtype=torch.uint8)
+    return digest([version, y, z, z.sigmoid(), z.softmax(1), y.exp().sum((2, 3))])
 
 
 if __name__ == "__main__":
