@@ -176,6 +176,17 @@ def test_the_figures_show_every_group(tmp_path: Path, monkeypatch: pytest.Monkey
         assert {(31, 119, 180), (255, 127, 14)} <= colours_in(tmp_path / "out" / f"{name}.png")
 
 
+def test_the_figures_leave_out_what_was_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A variant keeps its colour, whether the others were run or not."""
+    monkeypatch.setattr(figures, "draw_curves", DRAW_CURVES)
+    monkeypatch.setattr(figures, "draw_spread", DRAW_SPREAD)
+    assert study(tmp_path, "train", "--only", "bad") == 0
+    for name in ("curves", "spread"):
+        file = tmp_path / "out" / f"{name}.png"
+        assert (255, 127, 14) in colours_in(file)
+        assert (31, 119, 180) not in colours_in(file)
+
+
 def test_rst_comes_from_the_search_path_and_not_from_the_tree(tmp_path: Path):
     for name in ("path", "tree"):
         package = tmp_path / name / "rst" / "cli"

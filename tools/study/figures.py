@@ -20,12 +20,14 @@ COLUMNS = 3  # panels side by side
 def draw_curves(groups: Mapping[str, Sequence[Result]], file: Path) -> None:
     """AP by epoch, a panel for each point of the grid: thin lines are seeds, thick ones the means of a variant.
 
+    Points and variants without any validated run are left out.
+
     Args:
         groups: see `grouped`; some run of it has been validated.
         file: a PNG.
     """
+    colours, groups = _colours(groups), _validated(groups)
     points = list(dict.fromkeys(_point(group[0]) for group in groups.values()))
-    colours = _colours(groups)
     columns = min(COLUMNS, len(points))
     rows = math.ceil(len(points) / columns)
     size = (1 + 3.6 * columns, 0.8 + 2.9 * rows) if columns > 1 else (8.0, 5.0)  # inches
@@ -43,7 +45,8 @@ def draw_curves(groups: Mapping[str, Sequence[Result]], file: Path) -> None:
     axes[0].set_ylim(bottom=-0.02 * axes[0].get_ylim()[1])  # a run at 0 is seen
     figure.supxlabel("epoch", fontsize=10)
     figure.supylabel("AP (per cent)", fontsize=10)
-    lines = [Line2D([], [], color=colour, lw=2.5, label=variant) for variant, colour in colours.items()]
+    shown = dict.fromkeys(group[0].run.variant for group in groups.values())
+    lines = [Line2D([], [], color=colours[variant], lw=2.5, label=variant) for variant in shown]
     lines += [
         Line2D([], [], color="black", lw=0.8, label="one seed"),
         Line2D([], [], color="black", lw=2.5, label="mean"),
@@ -53,8 +56,11 @@ def draw_curves(groups: Mapping[str, Sequence[Result]], file: Path) -> None:
 
 
 def draw_spread(groups: Mapping[str, Sequence[Result]], file: Path) -> None:
-    """AP after the last epoch: a row for each group, a dot for each seed (a cross: collapsed), a bar for the mean."""
-    colours = _colours(groups)
+    """AP after the last epoch: a row for each group, a dot for each seed (a cross: collapsed), a bar for the mean.
+
+    Groups without any validated run are left out.
+    """
+    colours, groups = _colours(groups), _validated(groups)
     figure = Figure(figsize=(8, 1.0 + 0.42 * len(groups)), dpi=DOTS, layout="constrained")
     axis = figure.subplots()
     for row, group in enumerate(groups.values()):
@@ -90,6 +96,10 @@ def _draw_group(axis: Axes, group: Sequence[Result], colour: Any) -> None:
     means = [(epoch, sum(values) / most) for epoch, values in sorted(by_epoch.items()) if len(values) == most]
     marker = "o" if len(means) == 1 else ""
     axis.plot(*zip(*means, strict=True) if means else ((), ()), color=colour, lw=2.5, marker=marker)
+
+
+def _validated(groups: Mapping[str, Sequence[Result]]) -> dict[str, Sequence[Result]]:
+    return {name: group for name, group in groups.items() if any(result.curve for result in group)}
 
 
 def _point(result: Result) -> str:
