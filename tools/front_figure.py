@@ -33,7 +33,7 @@ IMAGES = 3
 RANKED = 300  # detections in the drawing of the ranking
 GROUP = 25  # detections for one point of the line
 CORRECT, WRONG, OBJECT = "#2b8cff", "#ff7b1c", "#ffffff"
-WIDTH, HEIGHT = 8.0, 4.6  # inches
+WIDTH, HEIGHT = 8.0, 4.8  # inches
 DOTS = 100  # to the inch
 COLOURS = 40  # of the PNG, which is kept in the repository
 
@@ -112,13 +112,14 @@ def draw_ranking(axes: Axes, ranked: list[Detection], drawn: int) -> None:
         label=f"share of correct ones in {GROUP} detections",
     )
     axes.axvline(drawn + 0.5, color="black", lw=1, ls="--")
-    # left of its line, because the legend lies to the right
-    axes.text(drawn - 3, 1.04, f"score {ranked[drawn - 1].score:.2f}", fontsize=8, va="top", ha="right")
+    beside = {"x": drawn - 3, "ha": "right"} if drawn > RANKED / 2 else {"x": drawn + 4, "ha": "left"}
+    axes.text(y=1.04, s=f"score {ranked[drawn - 1].score:.2f}", fontsize=8, va="top", **beside)
     axes.set_xlim(0, len(shown) + 1)
     axes.set_ylim(0, 1.05)
     axes.set_xlabel(f"the first {len(shown)} of {len(ranked):,} detections, highest score first")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(framealpha=1, edgecolor="white", fontsize=8.5, loc="upper right")
+    # below the axis: above it, bars and the threshold may lie anywhere
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=3, columnspacing=1.2)
 
 
 def draw(run: Path, output: Path) -> None:
