@@ -55,7 +55,7 @@ def test_detections_are_sorted_and_matched_once(run: Path, capsys: pytest.Captur
 def test_a_small_png_is_written(run: Path, tmp_path: Path):
     front_figure.draw(run, tmp_path / "new" / "front.png")
     with Image.open(tmp_path / "new" / "front.png") as figure:
-        assert figure.size == (800, 460)
+        assert figure.size == (800, 480)
 
 
 def test_the_committed_figure_is_small():
