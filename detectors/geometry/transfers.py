@@ -10,12 +10,18 @@ def constant(values: Sequence[float] | Sequence[Sequence[float]], dtype: torch.d
     """`torch.tensor(values, dtype=dtype, device=device)`, which on a GPU would wait until the device has come there.
 
     That copy is from memory which the host may use again, so the host has to wait for its end. Pinned memory is kept
-    by torch until the copy has ended.
+    by torch until the copy has ended. A CUDA graph would copy from there whenever it is replayed; so under capture this
+    is the waiting copy, which torch refuses.
     """
     host = torch.tensor(values, dtype=dtype, device="cpu")
-    if device.type == "cuda":
-        host = host.pin_memory()
-    return host.to(device, non_blocking=True)
+    if device.type != "cuda" or _without_values(host) or torch.cuda.is_current_stream_capturing():
+        return host.to(device)
+    return host.pin_memory().to(device, non_blocking=True)
+
+
+def _without_values(tensor: Tensor) -> bool:
+    """Whether it stands for a tensor: in a graph that is traced, or a fake one."""
+    return torch.compiler.is_compiling() or type(tensor) is not Tensor
 
 
 class Asked:
@@ -34,7 +40,7 @@ class Asked:
         Args:
             condition: (), bool. Once it is true it must stay so.
         """
-        if torch.compiler.is_compiling() or type(condition) is not Tensor:  # a fake tensor has no value
+        if _without_values(condition):
             return False
         if condition.device.type == "cpu":
             return bool(condition)

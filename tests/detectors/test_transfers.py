@@ -54,6 +54,7 @@ def test_a_gpu_answers_later_and_nobody_waits():
 def test_who_has_no_values_is_not_asked():
     with FakeTensorMode():
         assert not Asked().is_true(torch.ones((), dtype=torch.bool, device="cpu"))
+        assert constant([1, 2], torch.int64, torch.device("cuda")).device.type == "cuda"
 
     def step(x):
         asked = Asked()
