@@ -1,12 +1,11 @@
 """Every Triton kernel at small sizes, and nothing else: what NVIDIA's compute-sanitizer runs.
 
-python -m gpu_run.sanitized [--calls N]
+python -m gpu_run.sanitized
 
 Results are not looked at: the tests do that. A launch under the sanitizer takes many times as long, and the equations
 in torch operators that the tests compare with would take most of it. Fails if a kernel of the losses was not launched.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -103,20 +102,15 @@ def not_launched() -> list[str]:
 
 def main() -> int:
     """Runs the calls; the exit code is 1 if a kernel was left out."""
-    parser = argparse.ArgumentParser(prog="gpu_run.sanitized")
-    parser.add_argument("--calls", type=int, help="the first so many calls (default: all)")
-    wanted = parser.parse_args().calls
     done = 0
-    for number, call in enumerate(calls(torch.device("cuda"))):
-        if wanted is not None and number >= wanted:
-            break
+    for call in calls(torch.device("cuda")):
         call()
         torch.cuda.synchronize()
-        done = number + 1
+        done += 1
         if done % 25 == 0:
             print(f"{done} calls", flush=True)
-    missing = not_launched() if wanted is None else []
-    print(f"{done} calls" + (f"; never launched: {', '.join(missing)}" if missing else "; every kernel was launched"))
+    missing = not_launched()
+    print(f"{done} calls; " + (f"never launched: {', '.join(missing)}" if missing else "every kernel was launched"))
     return 1 if missing else 0
 
 

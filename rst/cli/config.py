@@ -200,7 +200,8 @@ def _explain(parser: ArgumentParser, arguments: Sequence[str], text: str, option
                 text = str(error) if isinstance(error, ArgumentError) else text
                 break
         else:
-            keys += [f"model.{name}" for name in model_arguments(settings.model.class_path)]
+            if class_path := settings.get("model.class_path"):
+                keys += [f"model.{name}" for name in model_arguments(class_path)]
     return f"{place}: {summarise(text, keys, options)}"
 
 
