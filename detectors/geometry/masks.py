@@ -119,9 +119,9 @@ def _with_boxes(masks: Sequence[Tensor], boxes: Tensor, counts: Sequence[int]) -
         step = max(1, PIXELS_AT_ONCE // max(1, of_image.shape[1] * of_image.shape[2]))
         for start in range(0, len(used), step):
             chunk = used[start : start + step]
-            repeats = constant([of_masks[i] for i in chunk], torch.int64, boxes.device)
+            repeats = [of_masks[i] for i in chunk]
             index = torch.arange(len(chunk), dtype=torch.int64, device=boxes.device).repeat_interleave(
-                repeats, output_size=sum(of_masks[i] for i in chunk)
+                constant(repeats, torch.int64, boxes.device), output_size=sum(repeats)
             )
             own = boxes[place : place + len(index)]
             place += len(index)

@@ -29,8 +29,9 @@ def summarise(text: str, known_keys: Iterable[str], options: Iterable[str] = ())
         if class_path:
             close = nearest(unknown, arguments(class_path))
         else:
-            option = nearest_option(unknown, options)
-            close = option.replace("_", "-") if option else nearest(unknown, _with_sections(known_keys))
+            options = list(options)
+            close = nearest_option(unknown, options) or nearest(unknown, [*_with_sections(known_keys), *options])
+            close = close.replace("_", "-") if close in options else close
         return f"unknown key {key}{of}" + (f" (did you mean {close}?)" if close else "")
     if section := _first(r"""^\s*Parser key "(\w+)":\s+Unable to load config ['"]""", text):
         return f"{section}: is a section; set its keys, as --{section}.KEY VALUE"

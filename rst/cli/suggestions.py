@@ -75,11 +75,12 @@ def nearest_option(unknown: str, options: Iterable[str]) -> str | None:
         options: their names, with underscores.
     """
     options, name = list(options), unknown.lower().replace("-", "_")
-    meant = _OPTION_OF.get(name.replace("_", ""))
     if "." in name:
         return None
-    if meant in options or name.replace("_", "") in _KEY_OF:
-        return meant if meant in options else None  # another tool's name for a key is no misspelt option
+    other = name.replace("_", "")
+    if other in _OPTION_OF or other in _KEY_OF:  # another tool's name for a key is no misspelt option
+        meant = _OPTION_OF.get(other)
+        return meant if meant in options else None
     return nearest(unknown, options)
 
 

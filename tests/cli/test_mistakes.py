@@ -255,6 +255,12 @@ def test_the_option_of_a_command_that_was_meant(tree, unknown, meant):
     assert str(refusal.value) == f"command line: unknown key {unknown}{suggested}"
 
 
+@pytest.mark.parametrize(("unknown", "meant"), [("ckpt", "resume"), ("outdir", "output"), ("work_dir", "output")])
+def test_the_option_of_a_training_that_was_meant(tree, unknown, meant):
+    with pytest.raises(ConfigError, match=rf"unknown key {unknown} \(did you mean {meant}\?\)"):
+        parse_config([f"--{unknown}", "1"], tree / "configs/sample/rs_atss_mobilenetv2.yaml")
+
+
 def test_names_of_others_stand_for_one_key_that_exists():
     own = [*arguments_of("rst.detectors.atss"), "output", "resume"]
     assert OTHER_NAMES.keys() <= {*own, *(key for key, _ in build_parser().get_defaults().items())}
